@@ -1,0 +1,22 @@
+"""Words of our own errors: they name the argument, the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigurationError(ValueError):
+    """A wrong argument, told before the first training step."""
+
+
+def did_you_mean(name: object, known: Iterable[str], *, most: int = 8) -> str:
+    """End an error about an unknown `name` with the nearest of the `known` ones, and some more."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    if not names:
+        return f"{hint}There is none to choose from."
+    shown = ", ".join(f"'{known_name}'" for known_name in names[:most])
+    rest = f" … ({len(names)} in all)" if len(names) > most else ""
+    return f"{hint}Known: {shown}{rest}."

@@ -1,0 +1,192 @@
+"""Look at a model and leave no trace.
+
+A monitor that changes what it watches is worse than none. Everything that an observation borrows
+from a module and from the process (modes, buffers, gradients, random streams, backend flags) is
+given back here, in one place, also when the body raises.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LARGE = 64 * 2**20
+"""Bytes above which a tensor that a module holds is used in place: copies of a memory bank or of a
+whole data set would cost more than they protect. Inference tensors are copied whatever their size,
+since no backward pass can go through them."""
+
+_MODULE_STATE = frozenset(nn.Module().__dict__)
+"""What `nn.Module` itself keeps in an instance: parameters, hooks, children. Never touched."""
+
+
+@contextmanager
+def observing(module: nn.Module, *, seed: int = 0) -> Iterator[None]:
+    """Put `module` and the process into the state of an observation, and back.
+
+    Inside: evaluation mode (flag by flag: an overridden ``train()`` is not called), gradients on
+    and inference mode off, copies of all buffers and of the tensors, lists and dicts that modules
+    hold, no ``.grad``, fixed random streams, eager execution of compiled modules, silent ``log``.
+
+    Afterwards, also after an exception: every one of these is what it was, value and identity.
+    Parameters are not copied: nothing here or in the pass engine writes to them.
+
+    Args:
+        module: what is looked at. Its parameters tell the device whose random stream is kept.
+        seed: seeds the borrowed random streams, so that a model that draws in evaluation mode
+            gives the same map for the same weights.
+    """
+    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    with ExitStack() as scope:
+        scope.enter_context(torch.inference_mode(False))
+        scope.enter_context(torch.enable_grad())
+        scope.enter_context(torch.compiler.set_stance("force_eager"))
+        scope.enter_context(_backend_flags())
+        scope.enter_context(borrowed_randomness(device, seed))
+        scope.enter_context(_module_state(module))
+        scope.enter_context(_parameter_state(module))
+        yield
+
+
+@contextmanager
+def borrowed_randomness(device: torch.device | None = None, seed: int = 0) -> Iterator[None]:
+    """Seed python's, numpy's, torch's and `device`'s random streams; afterwards restore them.
+
+    Only the streams of the CPU and of `device` are seeded: ``torch.manual_seed`` would reseed every
+    accelerator of the process.
+    """
+    with ExitStack() as scope:
+        scope.callback(random.setstate, random.getstate())
+        # The legacy stream is the one that data sets draw from.
+        scope.callback(np.random.set_state, np.random.get_state())
+        for generator in _generators(device):
+            scope.callback(generator.set_state, generator.get_state())
+            generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        yield
+
+
+def _generators(device: torch.device | None) -> list[torch.Generator]:
+    generators = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    elif device is not None and device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    return generators
+
+
+@contextmanager
+def _backend_flags() -> Iterator[None]:
+    """Let input gradients of operations without a deterministic kernel pass; keep cudnn's flags.
+
+    Under ``use_deterministic_algorithms(True)`` an input gradient may differentiate an operation
+    that training never does, and raise in the middle of a run that is itself deterministic.
+    """
+    mode = torch.get_deterministic_debug_mode()
+    cudnn = torch.backends.cudnn
+    flags = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32)
+    if mode == 2:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = flags
+
+
+@contextmanager
+def _module_state(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, private buffers and private attributes for every submodule."""
+    copies: dict[int, Any] = {}
+    with ExitStack() as scope:
+        for part in module.modules():
+            scope.callback(_restore, part, part.training, dict(part._buffers), _attributes(part))
+        for part in module.modules():
+            part.training = False
+            for name, buffer in part._buffers.items():
+                part._buffers[name] = _private(buffer, copies)
+            for name, value in _attributes(part).items():
+                part.__dict__[name] = _private(value, copies)
+            if hasattr(part, "log_dict"):  # a LightningModule: what forward logs is not ours to say
+                part.__dict__["log"] = part.__dict__["log_dict"] = _silent
+        yield
+
+
+def _attributes(part: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in part.__dict__.items() if name not in _MODULE_STATE}
+
+
+def _restore(
+    part: nn.Module, training: bool, buffers: dict[str, Tensor | None], attributes: dict[str, Any]
+) -> None:
+    part.training = training
+    part._buffers.clear()
+    part._buffers.update(buffers)
+    for name in _attributes(part).keys() - attributes.keys():
+        del part.__dict__[name]
+    part.__dict__.update(attributes)
+
+
+def _private(value: Any, copies: dict[int, Any]) -> Any:
+    """A copy that may be written to; one and the same for aliases (tied buffers stay tied)."""
+    if isinstance(value, Tensor):
+        if isinstance(value, nn.Parameter) or type(value) is not Tensor:
+            return value
+        if not value.is_inference() and value.nbytes > LARGE:
+            return value
+        if id(value) not in copies:
+            copies[id(value)] = value.detach().clone()
+        return copies[id(value)]
+    if id(value) in copies:
+        return copies[id(value)]
+    # Known before it is filled: a structure may hold itself.
+    if type(value) is list:
+        items = copies[id(value)] = []
+        items.extend(_private(item, copies) for item in value)
+        return items
+    if type(value) is dict:
+        entries = copies[id(value)] = {}
+        entries.update((key, _private(item, copies)) for key, item in value.items())
+        return entries
+    if type(value) is tuple:
+        return tuple(_private(item, copies) for item in value)
+    return value
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """Stand in for ``LightningModule.log``: an observation adds nothing to the user's metrics."""
+
+
+@contextmanager
+def _parameter_state(module: nn.Module) -> Iterator[None]:
+    """Take ``.grad`` away, so that a method of the user's that calls ``backward`` can't add to it.
+
+    The gradients accumulated so far come back as the very tensors that they were.
+    """
+    with ExitStack() as scope:
+        for parameter in module.parameters():
+            scope.callback(_restore_parameter, parameter, parameter.requires_grad, parameter.grad)
+            if parameter.grad is not None:
+                parameter.grad = None
+        yield
+
+
+def _restore_parameter(parameter: nn.Parameter, requires_grad: bool, grad: Tensor | None) -> None:
+    if parameter.requires_grad != requires_grad:
+        parameter.requires_grad_(requires_grad)
+    if parameter.grad is not grad:
+        parameter.grad = grad
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory, of the device or of the host, was exhausted."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate" in str(error)

@@ -1,0 +1,137 @@
+"""Model, inputs and targets → maps: the methods, and the engine that runs them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from lightning_saliency.attribution.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+from lightning_saliency.attribution.gradient import (
+    InputXGradient,
+    IntegratedGradients,
+    Saliency,
+    SmoothGrad,
+    SmoothGradSquared,
+    VarGrad,
+)
+from lightning_saliency.attribution.method import AnyMethod, Maps, Method
+from lightning_saliency.attribution.passes import Explanation, bind, explain
+from lightning_saliency.attribution.subject import NoGradientPathError, Subject
+from lightning_saliency.errors import ConfigurationError, did_you_mean
+
+MethodName = Literal[
+    "saliency",
+    "input_x_gradient",
+    "smooth_grad",
+    "smooth_grad_squared",
+    "var_grad",
+    "integrated_gradients",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "hires_cam",
+    "layer_cam",
+]
+
+METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
+    {
+        "saliency": Saliency,
+        "input_x_gradient": InputXGradient,
+        "smooth_grad": SmoothGrad,
+        "smooth_grad_squared": SmoothGradSquared,
+        "var_grad": VarGrad,
+        "integrated_gradients": IntegratedGradients,
+        "grad_cam": GradCAM,
+        "grad_cam_plus_plus": GradCAMPlusPlus,
+        "hires_cam": HiResCAM,
+        "layer_cam": LayerCAM,
+    }
+)
+"""The short names of YAML: each method with its defaults."""
+
+__all__ = [
+    "METHODS",
+    "AnyMethod",
+    "Explanation",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "HiResCAM",
+    "InputXGradient",
+    "IntegratedGradients",
+    "LayerCAM",
+    "Maps",
+    "Method",
+    "MethodName",
+    "NoGradientPathError",
+    "Saliency",
+    "SmoothGrad",
+    "SmoothGradSquared",
+    "Subject",
+    "VarGrad",
+    "bind",
+    "explain",
+    "resolve_methods",
+]
+
+
+def resolve_methods(
+    methods: str | AnyMethod | Iterable[str] | Mapping[str, str | AnyMethod] | None,
+) -> dict[str, AnyMethod]:
+    """Names and methods, from any of the forms that a user may write.
+
+    Args:
+        methods: None (the gradient alone, named ``gradient``), a name or a method, a list of names,
+            or a mapping of the user's own names to names, methods or callables.
+
+    Raises:
+        ConfigurationError: an unknown name, none at all, a wrong type, or a name that makes no tag.
+    """
+    if methods is None:
+        return {"gradient": Saliency()}
+    if isinstance(methods, str):
+        methods = [methods]
+    if isinstance(methods, Mapping):
+        named = dict(methods)
+    elif callable(methods):
+        named = {_own_name(methods): methods}
+    elif isinstance(methods, Iterable):
+        named = {item if isinstance(item, str) else _own_name(item): item for item in methods}
+    else:
+        raise ConfigurationError(
+            f"methods={methods!r} is a {type(methods).__name__}. Give names such as "
+            "['saliency', 'grad_cam'], or a mapping of your own names to methods."
+        )
+    if not named:
+        raise ConfigurationError(f"methods={methods!r} is empty. {did_you_mean('', METHODS)}")
+    return {_tag(name): _method(name, method) for name, method in named.items()}
+
+
+def _own_name(method: object) -> str:
+    for name, known in METHODS.items():
+        if type(method) is known:
+            return name
+    return str(getattr(method, "__name__", type(method).__name__))
+
+
+def _tag(name: object) -> str:
+    if not isinstance(name, str) or not name or "/" in name or name != name.strip():
+        raise ConfigurationError(
+            f"methods: {name!r} can't be a part of a tag. Use a short word without '/'."
+        )
+    return name
+
+
+def _method(name: str, method: object) -> AnyMethod:
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ConfigurationError(
+                f"methods: {method!r} is not the name of a method. {did_you_mean(method, METHODS)} "
+                "A function of your own is given as a mapping: {name: its import path}."
+            )
+        return METHODS[method]()
+    if isinstance(method, type) or not callable(method):
+        raise ConfigurationError(
+            f"methods: '{name}' is {method!r}, not a method. Give a name, an instance such as "
+            "GradCAM(layer='…'), or a callable (model, inputs, targets) -> maps."
+        )
+    return method

@@ -1,0 +1,155 @@
+"""What an attribution method is: the evidence it asks for, and its reduction to a map."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from lightning_saliency.attribution.points import Clean, Point
+from lightning_saliency.attribution.subject import Subject
+from lightning_saliency.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Look:
+    """One thing that a method wants to see.
+
+    Attributes:
+        point: where in input space.
+        gradient: whether it needs ∂score/∂input there.
+        layers: dotted names of the layers whose activation A and ∂score/∂A it needs there.
+    """
+
+    point: Point = field(default_factory=Clean)
+    gradient: bool = False
+    layers: tuple[str, ...] = ()
+
+    def __or__(self, other: Look) -> Look:
+        """What two methods need of one point."""
+        more = tuple(layer for layer in other.layers if layer not in self.layers)
+        return Look(self.point, self.gradient or other.gradient, self.layers + more)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one pass showed, for a chunk of n probes; everything detached, in float32 or float64.
+
+    Attributes:
+        point: the point that was looked at.
+        inputs: `(n, C, *spatial)`, the probes moved to the point.
+        clean: `(n, C, *spatial)`, the probes themselves.
+        score: `(n,)`, what was differentiated.
+        gradient: `(n, C, *spatial)`, ∂score/∂inputs; empty where no method asked for it.
+        activations: layer name → `(n, K, *spatial of the layer)`.
+        layer_gradients: layer name → the same shape, ∂score/∂activation.
+    """
+
+    point: Point
+    inputs: Tensor
+    clean: Tensor
+    score: Tensor
+    gradient: Tensor
+    activations: Mapping[str, Tensor]
+    layer_gradients: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a method says of n probes.
+
+    Attributes:
+        map: `(n, *spatial)`, the map that is drawn and measured, at the method's native resolution.
+        signed: `(n, K, *spatial)`, the attribution before its reduction to a map, with sign: what
+            directional drift compares.
+        numbers: further numbers `(n,)` that the method knows of itself, by name.
+    """
+
+    map: Tensor
+    signed: Tensor
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Reduction(ABC):
+    """From evidence to maps, one look at a time: memory does not grow with the number of looks."""
+
+    @abstractmethod
+    def update(self, evidence: Evidence) -> None:
+        """Take in one of the looks that the method asked for."""
+
+    @abstractmethod
+    def compute(self) -> Maps:
+        """The maps of what has been seen."""
+
+
+class Method(ABC):
+    """A built-in attribution method: a frozen value. Calling it is the notebook's way."""
+
+    signed: bool = False
+    """Whether its map has a sign, and is drawn with diverging colours."""
+
+    @abstractmethod
+    def looks(self) -> tuple[Look, ...]:
+        """What the method asks to see."""
+
+    @abstractmethod
+    def reduction(self) -> Reduction:
+        """A fresh reduction of what is seen."""
+
+    def bind(self, subject: Subject, inputs: Tensor) -> Method:
+        """The method with everything known that depends on the model, such as a layer's name."""
+        return self
+
+    def __call__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        target: Callable[[Tensor, Tensor], Tensor] | str = "margin",
+    ) -> Tensor:
+        """Maps `(N, *spatial)` of `inputs` `(N, C, *spatial)` for the classes `targets` `(N,)`.
+
+        The model keeps its mode, gradients and buffers.
+        """
+        from lightning_saliency.attribution.passes import explain
+        from lightning_saliency.observation import observing
+        from lightning_saliency.targets import resolve_target
+
+        scalar = resolve_target(target)
+        with observing(model):
+            return explain(model, inputs, targets, {"map": self}, target=scalar).maps["map"].map
+
+
+AnyMethod: TypeAlias = Method | Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""A built-in method, or any callable ``(model, inputs, targets) -> maps``."""
+
+Channels = Literal["max", "l2", "signed", "positive"]
+"""How `(n, C, *spatial)` becomes `(n, *spatial)`; see `over_channels`."""
+
+
+def over_channels(attribution: Tensor, how: Channels) -> Tensor:
+    """Reduce the channels of a signed attribution `(n, C, *spatial)` to a map `(n, *spatial)`.
+
+    - ``max``: max over channels of the absolute value (Simonyan et al. 2013, section 3.1).
+    - ``l2``: Euclidean norm over channels.
+    - ``signed``: sum over channels, with sign.
+    - ``positive``: max over channels of the positive part.
+
+    The absolute value is taken before the channels are reduced: the other order compares to it with
+    a rank correlation of about 0.
+    """
+    if how == "max":
+        return attribution.abs().amax(1)
+    if how == "l2":
+        return attribution.square().sum(1).sqrt()
+    if how == "signed":
+        return attribution.sum(1)
+    if how == "positive":
+        return attribution.clamp(min=0).amax(1)
+    raise ConfigurationError(
+        f"channels={how!r} is not a reduction. Known: 'max', 'l2', 'signed', 'positive'."
+    )

@@ -1,0 +1,280 @@
+"""The engine: every distinct point is looked at once, for all methods together.
+
+One forward pass and one `torch.autograd.grad` with respect to the input and to all layers that any
+method named. Gradient and CAM methods on the clean input cost one pass; SmoothGrad, SmoothGrad² and
+VarGrad share their noisy ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.attribution.method import AnyMethod, Evidence, Look, Maps, Method, Reduction
+from lightning_saliency.attribution.points import Clean, Point
+from lightning_saliency.attribution.subject import NoGradientPathError, Subject, describe
+from lightning_saliency.attribution.taps import Tap
+from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.observation import out_of_memory
+
+CHUNK = 32
+"""Probes in one pass, by default. Halved when memory runs out."""
+
+HALF_SCALE = 1024.0
+"""Factor on a float16 score while it is differentiated: without it some gradients underflow to 0.
+A power of two, so that dividing by it afterwards changes nothing else."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found.
+
+    Attributes:
+        maps: method name → its `Maps`.
+        outputs: `(N, K)`, the scores at the clean input.
+        gradient_norm: `(N,)` L2 norm of ∂score/∂input at the clean input; None when no method
+            asked for that gradient.
+        chunk: probes per pass that memory allowed.
+    """
+
+    maps: dict[str, Maps]
+    outputs: Tensor
+    gradient_norm: Tensor | None
+    chunk: int
+
+
+def explain(
+    model: nn.Module | Subject,
+    inputs: Tensor,
+    targets: Tensor,
+    methods: Mapping[str, AnyMethod],
+    *,
+    target: Callable[[Tensor, Tensor], Tensor] | None = None,
+    chunk: int = CHUNK,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Explanation:
+    """Maps of all `methods` for all probes, every distinct point in one pass.
+
+    Pure but for what a forward pass does to the model: put `observing` around it where that counts.
+
+    Args:
+        model: a module that maps `(N, C, *spatial)` to scores `(N, K)`, or a `Subject`.
+        inputs: `(N, C, *spatial)`, in the model's dtype, on its device.
+        targets: `(N,)` class indices on the same device; fixed per probe over observations.
+        methods: names and methods: built-in ones, or callables ``(model, inputs, targets) ->
+            maps`` with maps `(N, *spatial)` or `(N, C, *spatial)`.
+        target: the scalar that is differentiated; the `Margin` of the class when not given.
+        chunk: probes per pass. Halved when memory runs out, and reported back.
+        progress: called with the passes done and their number.
+
+    Returns:
+        The maps at each method's native resolution, in float32 (float64 for float64 inputs).
+
+    Raises:
+        NoGradientPathError: the score does not depend on the input or on a named layer.
+        ConfigurationError: outputs or maps of a wrong shape, an unknown layer.
+    """
+    subject = model if isinstance(model, Subject) else Subject(model)
+    if target is not None:
+        subject = replace(subject, target=target)
+    bound = bind(subject, inputs, methods)
+    parts: list[_Part] = []
+    first = 0
+    while first < len(inputs):
+        rows = slice(first, first + chunk)
+        try:
+            report = _Progress(progress, first, len(inputs[rows]), len(inputs))
+            parts.append(_explain_chunk(subject, inputs[rows], targets[rows], bound, first, report))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or chunk == 1:
+                raise
+            chunk = max(1, min(chunk, len(inputs)) // 2)
+        else:
+            first += chunk
+            continue
+        # Outside the handler: the traceback holds the activations that must go first.
+        if inputs.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return _joined(parts, chunk)
+
+
+def bind(
+    subject: Subject, inputs: Tensor, methods: Mapping[str, AnyMethod]
+) -> dict[str, AnyMethod]:
+    """The methods with all that depends on the model known and checked, such as layers' names.
+
+    `explain` does this itself; binding once saves it a forward pass each time.
+    """
+    return {
+        name: method.bind(subject, inputs[:1]) if isinstance(method, Method) else method
+        for name, method in methods.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Progress:
+    tell: Callable[[int, int], None]
+    first: int
+    size: int
+    probes: int
+
+    def __call__(self, done: int, looks: int) -> None:
+        self.tell(self.first * looks + self.size * done, self.probes * looks)
+
+
+@dataclass(frozen=True)
+class _Part:
+    maps: dict[str, Maps]
+    outputs: Tensor
+    gradient_norm: Tensor | None
+
+
+def _explain_chunk(
+    subject: Subject,
+    inputs: Tensor,
+    targets: Tensor,
+    methods: Mapping[str, AnyMethod],
+    first: int,
+    progress: Callable[[int, int], None],
+) -> _Part:
+    built_in = {name: method for name, method in methods.items() if isinstance(method, Method)}
+    reductions = {name: method.reduction() for name, method in built_in.items()}
+    looks, listeners = _plan(built_in, reductions)
+    outputs, norm = torch.empty(0), None
+    for done, (point, look) in enumerate(looks.items(), start=1):
+        evidence, scores = _look(subject, look, inputs, targets, first)
+        for reduction in listeners.get(point, ()):
+            reduction.update(evidence)
+        if point == Clean():
+            outputs = scores
+            norm = evidence.gradient.flatten(1).norm(dim=1) if look.gradient else None
+        progress(done, len(looks))
+    maps = {name: reduction.compute() for name, reduction in reductions.items()}
+    for name, method in methods.items():
+        if not isinstance(method, Method):
+            maps[name] = _from_function(name, method(subject.plain(), inputs, targets), inputs)
+    return _Part({name: maps[name] for name in methods}, outputs, norm)
+
+
+def _plan(
+    methods: Mapping[str, Method], reductions: Mapping[str, Reduction]
+) -> tuple[dict[Point, Look], dict[Point, list[Reduction]]]:
+    """Every distinct point once, with all that is wanted of it and all who want it."""
+    looks: dict[Point, Look] = {Clean(): Look()}  # predictions are always wanted
+    listeners: dict[Point, list[Reduction]] = {}
+    for name, method in methods.items():
+        for look in method.looks():
+            looks[look.point] = looks.get(look.point, look) | look
+            listeners.setdefault(look.point, []).append(reductions[name])
+    return looks, listeners
+
+
+def _look(
+    subject: Subject, look: Look, inputs: Tensor, targets: Tensor, first: int
+) -> tuple[Evidence, Tensor]:
+    with torch.no_grad():
+        moved = look.point.at(inputs, first)
+    leaf = moved.detach().requires_grad_(look.gradient)
+    # Without the input's gradient no graph is kept below the lowest layer: the tap starts it there.
+    grad_mode = torch.enable_grad() if look.gradient else torch.no_grad()
+    with grad_mode, Tap(subject.module, look.layers) as tap:
+        # A view: in-place first layers refuse a leaf, and sharded ones corrupt its storage.
+        scores = subject.scores(leaf.view_as(leaf))
+        activations = tap.taken()
+        values, score, gradients = _differentiate(
+            subject, scores, targets, ([leaf] if look.gradient else []) + list(activations.values())
+        )
+    found = _checked(gradients, (["the input"] if look.gradient else []) + list(activations))
+    input_gradient = found.pop(0) if look.gradient else leaf.new_empty(0)
+    evidence = Evidence(
+        look.point,
+        _full(moved),
+        _full(inputs),
+        score,
+        _full(input_gradient),
+        {name: _full(tensor.detach()) for name, tensor in activations.items()},
+        {name: _full(grad) for name, grad in zip(activations, found, strict=True)},
+    )
+    return evidence, values
+
+
+def _differentiate(
+    subject: Subject, scores: Tensor, targets: Tensor, wanted: list[Tensor]
+) -> tuple[Tensor, Tensor, Iterable[Tensor | None]]:
+    scale = HALF_SCALE if scores.dtype == torch.float16 else 1.0
+    # Probes don't see each other in evaluation mode, so one summed backward gives each its own.
+    with torch.enable_grad(), torch.autocast(scores.device.type, enabled=False):
+        outputs = _full(scores)
+        score = subject.target(outputs, targets)
+    if score.shape != (len(outputs),):
+        raise ConfigurationError(
+            f"target={subject.target!r} returns the shape {tuple(score.shape)} for {len(outputs)} "
+            "probes: a target returns one number per probe, (N,)."
+        )
+    if not wanted:
+        return outputs.detach(), score.detach(), ()
+    if not score.requires_grad:
+        raise NoGradientPathError(
+            "The model's score carries no gradient: its forward runs under torch.no_grad(), "
+            "detaches, or takes an argmax. A saliency map needs a differentiable path from the "
+            "input to the score."
+        )
+    gradients = torch.autograd.grad(score.sum() * scale, wanted, allow_unused=True)
+    if scale != 1.0:
+        gradients = tuple(None if grad is None else _full(grad) / scale for grad in gradients)
+    return outputs.detach(), score.detach(), gradients
+
+
+def _checked(gradients: Iterable[Tensor | None], names: list[str]) -> list[Tensor]:
+    found = list(gradients)
+    for name, gradient in zip(names, found, strict=True):
+        if gradient is None:
+            what = name if name == "the input" else f"the layer '{name}'"
+            raise NoGradientPathError(
+                f"The score does not depend on {what} by a differentiable path: a part of the "
+                "model after it runs under torch.no_grad() or detaches. Name a layer after that "
+                "part, or let gradients through it."
+            )
+    return [gradient for gradient in found if gradient is not None]
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Float32 for arithmetic; float64 stays what it is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _from_function(name: str, maps: object, inputs: Tensor) -> Maps:
+    wanted = f"({len(inputs)}, *spatial) or ({len(inputs)}, C, *spatial)"
+    if not isinstance(maps, Tensor):
+        raise ConfigurationError(
+            f"methods: '{name}' returns {describe(maps)}; a method returns a tensor {wanted}."
+        )
+    if maps.ndim not in (inputs.ndim - 1, inputs.ndim) or len(maps) != len(inputs):
+        raise ConfigurationError(
+            f"methods: '{name}' returns the shape {tuple(maps.shape)}; a method returns {wanted}."
+        )
+    maps = _full(maps.detach())
+    if maps.ndim == inputs.ndim:
+        return Maps(maps.abs().amax(1), maps)
+    return Maps(maps, maps[:, None])
+
+
+def _joined(parts: list[_Part], chunk: int) -> Explanation:
+    def joined(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(tensors))
+
+    maps = {
+        name: Maps(
+            joined(part.maps[name].map for part in parts),
+            joined(part.maps[name].signed for part in parts),
+            {key: joined(part.maps[name].numbers[key] for part in parts) for key in one.numbers},
+        )
+        for name, one in parts[0].maps.items()
+    }
+    norms = [part.gradient_norm for part in parts if part.gradient_norm is not None]
+    return Explanation(
+        maps, joined(part.outputs for part in parts), joined(norms) if norms else None, chunk
+    )

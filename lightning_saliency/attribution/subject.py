@@ -1,0 +1,84 @@
+"""A model as methods see it: a module, the way it is called, and the scalar that is read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.targets import Margin
+
+
+class NoGradientPathError(ConfigurationError):
+    """The score does not depend differentiably on the input or on a layer."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as the engine sees it.
+
+    Attributes:
+        module: where layers are looked up.
+        target: the scalar that is differentiated.
+        output: picks the scores `(N, K)` out of what the module returns.
+        context: surrounds each forward pass (mixed precision).
+        call: how the module is called.
+    """
+
+    module: nn.Module
+    target: Callable[[Tensor, Tensor], Tensor] = Margin()  # noqa: RUF009 (a frozen value)
+    output: Callable[[Any], Any] = lambda outputs: outputs
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    call: Callable[[nn.Module, Tensor], Any] = lambda module, inputs: module(inputs)
+
+    def scores(self, inputs: Tensor) -> Tensor:
+        """The outputs `(N, K)`, in the dtype in which the model gives them."""
+        with self.context():
+            outputs = self.output(self.call(self.module, inputs))
+        if not isinstance(outputs, Tensor):
+            raise ConfigurationError(
+                f"The model returns {describe(outputs)}, not a tensor of scores. Say where the "
+                "scores are: output='logits' (a key or attribute), output=0 (an index), or a "
+                "callable."
+            )
+        if outputs.ndim == 0 or len(outputs) != len(inputs):
+            raise ConfigurationError(
+                f"The model returns scores of the shape {tuple(outputs.shape)} for {len(inputs)} "
+                "probes: expected one row per probe. Say which part holds them with output=…."
+            )
+        return outputs
+
+    def plain(self) -> nn.Module:
+        """A module that maps inputs to scores, for a user's own function."""
+        return _Plain(self)
+
+
+class _Plain(nn.Module):
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.module = subject.module
+        self.__dict__["subject"] = subject  # not registered: it holds the module a second time
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.__dict__["subject"].scores(inputs)
+        return scores
+
+    def __getattr__(self, name: str) -> Any:
+        """Layers are found by the names that they have in the user's module."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+
+def describe(value: object) -> str:
+    """What a wrong value is, for an error."""
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with the keys {sorted(map(str, value))}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"

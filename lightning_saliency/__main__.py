@@ -1,0 +1,8 @@
+"""``python -m lightning_saliency`` is ``lightning-saliency``."""
+
+from __future__ import annotations
+
+from lightning_saliency.cli import main
+
+if __name__ == "__main__":
+    main()

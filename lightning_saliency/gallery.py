@@ -1,0 +1,147 @@
+"""Which pictures an observation gives, from what is remembered of it.
+
+A picture is a function without arguments: it is drawn and encoded where that holds nobody up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_saliency.memory import STRIPS, Column
+from lightning_saliency.rendering import Caption, filmstrip, grid, to_pictures
+
+SHOWN = 32
+"""Probes in a grid at most."""
+
+Picture = Callable[[], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What stays the same in all pictures of a fit.
+
+    Attributes:
+        images: `(n, H, W, 3)` the first n ≤ 32 probes as a person knows them.
+        labels: `(n,)` the class index of each by its label; None when there are no labels.
+        probes: how many there are in all.
+        classes: names of the classes; their indices are written where there are none.
+        signed: names of the methods whose maps have a sign.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    probes: int
+    classes: Sequence[str] | None
+    signed: frozenset[str]
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Tensor,
+        labels: Tensor | None,
+        classes: Sequence[str] | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        signed: frozenset[str],
+    ) -> Gallery:
+        """The gallery of these probes; `mean` and `std` are undone in pictures."""
+        images = to_pictures(inputs[:SHOWN], mean=mean, std=std)
+        whole = labels is not None and not labels.is_floating_point()
+        indices = labels[:SHOWN].numpy() if whole and labels is not None else None
+        return cls(images, indices, len(inputs), classes, signed)
+
+    def pictures(self, view: View) -> dict[str, Picture]:
+        """The pictures of one observation, by the end of their tag."""
+        drawn: dict[str, Picture] = {}
+        for method in view.maps:
+            drawn[method] = self._grid(method, view)
+            if sum(method in column.maps for column in view.columns) > 1:
+                drawn[f"{method}/filmstrip"] = self._filmstrip(method, view)
+        return drawn
+
+    def _grid(self, method: str, view: View) -> Picture:
+        maps, reference = view.maps[method], view.reference.get(method)
+        captions = self._captions(view.predictions, view.confidence, view.flipped)
+        shown = f" · {len(self.images)} of {self.probes} probes" * (len(self.images) < self.probes)
+        title = f"{method} · {view.label} · step {view.step}{shown}"
+        return lambda: grid(
+            self.images,
+            maps,
+            reference,
+            captions,
+            title=title,
+            signed=method in self.signed,
+            since=view.reference_label,
+        )
+
+    def _filmstrip(self, method: str, view: View) -> Picture:
+        columns = [column for column in view.columns if method in column.maps]
+        frames = np.stack([column.maps[method].float().numpy() for column in columns])
+        given = np.stack([column.predictions.numpy() for column in columns])
+        flips = np.zeros(given.shape, dtype=bool)
+        flips[1:] = given[1:] != given[:-1]
+        captions = self._captions(view.predictions[:STRIPS], None, None)
+        drift = [column.drift.get(method) for column in columns]
+        return lambda: filmstrip(
+            self.images[:STRIPS],
+            frames,
+            [column.label for column in columns],
+            captions,
+            flips,
+            title=f"{method} · {columns[0].label} to {columns[-1].label}",
+            signed=method in self.signed,
+            drift=drift,
+        )
+
+    def _captions(
+        self,
+        predictions: NDArray[np.int64],
+        confidence: NDArray[np.float32] | None,
+        flipped: NDArray[np.bool_] | None,
+    ) -> list[Caption]:
+        return [
+            Caption(
+                label="" if self.labels is None else self._named(int(self.labels[row])),
+                prediction=self._named(int(predicted)),
+                flipped=bool(flipped is not None and flipped[row]),
+                probability=None if confidence is None else float(confidence[row]),
+                correct=None if self.labels is None else bool(self.labels[row] == predicted),
+            )
+            for row, predicted in enumerate(predictions)
+        ]
+
+    def _named(self, index: int) -> str:
+        known = self.classes is not None and 0 <= index < len(self.classes)
+        return str(self.classes[index]) if known and self.classes is not None else str(index)
+
+
+@dataclass(frozen=True)
+class View:
+    """One observation on the host, as it is drawn: its first n ≤ 32 probes.
+
+    Attributes:
+        step: the x of the pictures.
+        label: what people call that moment.
+        maps: method name → `(n, *spatial)` float32.
+        reference: the same of an earlier observation, or empty at the first.
+        reference_label: what people call that one.
+        predictions: `(n,)` int64.
+        confidence: `(n,)` float32, probability of the prediction in 0..1.
+        flipped: `(n,)` bool, whether the prediction changed since the previous observation.
+        columns: of the filmstrip.
+    """
+
+    step: int
+    label: str
+    maps: Mapping[str, NDArray[np.float32]]
+    reference: Mapping[str, NDArray[np.float32]]
+    reference_label: str
+    predictions: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    flipped: NDArray[np.bool_]
+    columns: tuple[Column, ...]

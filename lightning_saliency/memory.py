@@ -1,0 +1,153 @@
+"""What is remembered between observations: the maps that later ones are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.snapshot import Snapshot
+
+T = TypeVar("T")
+
+COLUMNS = 16
+"""Observations in a filmstrip, the first and the newest always among them."""
+
+STRIPS = 8
+"""Probes in a filmstrip."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One observation in the filmstrip, on the CPU.
+
+    Attributes:
+        index: number of the observation, 0 for the first.
+        label: what people call that moment.
+        maps: method name → `(P, *spatial)` float16 of the first P ≤ 8 probes.
+        predictions: `(P,)` int64.
+        drift: method name → the median directional drift since the previous observation; in a
+            column that stands for several observations the largest of theirs.
+    """
+
+    index: int
+    label: str
+    maps: Mapping[str, Tensor]
+    predictions: Tensor
+    drift: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Earlier observations, and the columns of the filmstrip.
+
+    Attributes:
+        classes: `(N,)` int64, the class that is explained for each probe, fixed for ever.
+        snapshots: ``first`` (of the untrained network, in a fit), ``previous`` and, if the user
+            wants one, ``reference``.
+        columns: of the filmstrip, oldest first.
+        count: observations so far.
+        stride: the filmstrip keeps every `stride`-th observation; doubled when it is full.
+    """
+
+    classes: Tensor
+    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
+    count: int = 0
+    stride: int = 1
+
+    def after(self, now: Snapshot, column: Column) -> Memory:
+        """The memory one observation later."""
+        columns, stride = _thinned((*self.columns, column), self.stride)
+        snapshots = {"first": now, **self.snapshots, "previous": now}
+        return replace(
+            self, snapshots=snapshots, columns=columns, count=self.count + 1, stride=stride
+        )
+
+    def with_reference(self, snapshot: Snapshot) -> Memory:
+        """The same with another reference."""
+        return replace(self, snapshots={**self.snapshots, "reference": snapshot})
+
+    def without(self, methods: Collection[str]) -> Memory:
+        """The same but for the maps of these methods."""
+        if not methods:
+            return self
+        snapshots = {
+            name: replace(snapshot, series=_but(snapshot.series, methods))
+            for name, snapshot in self.snapshots.items()
+        }
+        columns = tuple(
+            replace(column, maps=_but(column.maps, methods), drift=_but(column.drift, methods))
+            for column in self.columns
+        )
+        return replace(self, snapshots=snapshots, columns=columns)
+
+    def to(self, device: torch.device) -> Memory:
+        """The same with its maps on another device; what was one snapshot stays one."""
+        moved = {id(snapshot): snapshot.to(device) for snapshot in self.snapshots.values()}
+        snapshots = {name: moved[id(snapshot)] for name, snapshot in self.snapshots.items()}
+        return replace(self, classes=self.classes.to(device), snapshots=snapshots)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and builtins only, for a checkpoint."""
+        # The previous observation may be the first or the reference as well: it is written once.
+        names = {id(snapshot): name for name, snapshot in self.snapshots.items()}
+        return {
+            "classes": self.classes.cpu(),
+            "snapshots": {
+                name: snapshot.state()
+                for name, snapshot in self.snapshots.items()
+                if names[id(snapshot)] == name
+            },
+            "same": {name: names[id(snapshot)] for name, snapshot in self.snapshots.items()},
+            "columns": [dict(vars(column)) for column in self.columns],
+            "count": self.count,
+            "stride": self.stride,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Memory:
+        """What `state` gave."""
+        known = {name: Snapshot.from_state(one) for name, one in state["snapshots"].items()}
+        return cls(
+            state["classes"],
+            {name: known[same] for name, same in state["same"].items()},
+            tuple(Column(**column) for column in state["columns"]),
+            state["count"],
+            state["stride"],
+        )
+
+
+def _but(named: Mapping[str, T], left_out: Collection[str]) -> dict[str, T]:
+    return {name: value for name, value in named.items() if name not in left_out}
+
+
+def _thinned(columns: tuple[Column, ...], stride: int) -> tuple[tuple[Column, ...], int]:
+    """Keep the first, the newest and an even choice between them; nothing drifts out unseen."""
+    *kept, newest = columns
+    while True:
+        chosen: list[Column] = []
+        passed: dict[str, float] = {}  # the largest drift of the columns left out since the last
+        for column in kept:
+            passed = _larger(passed, column.drift)
+            if column.index % stride == 0:
+                chosen.append(replace(column, drift=passed))
+                passed = {}
+        if len(chosen) < COLUMNS:
+            return (*chosen, replace(newest, drift=_larger(passed, newest.drift))), stride
+        stride *= 2
+
+
+def _larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    # A NaN (nothing was defined) must not hide a number.
+    return {
+        name: max((each[name] for each in (one, other) if name in each), key=_nan_last)
+        for name in {**one, **other}
+    }
+
+
+def _nan_last(value: float) -> float:
+    return value if value == value else float("-inf")

@@ -1,0 +1,49 @@
+"""When a monitor looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_saliency.errors import ConfigurationError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Every:
+    """Every n-th validation, or the last validation of every n-th epoch, from a chosen epoch on.
+
+    The untrained network is observed whatever the start: it is observation 0.
+
+    Args:
+        n: 1 for each.
+        unit: ``validation`` or ``epoch``.
+        start: the first epoch that is observed, counted from 0.
+    """
+
+    n: int = 1
+    unit: Literal["validation", "epoch"] = "validation"
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigurationError(f"every: n={self.n} observes nothing. Give 1 or more.")
+        if self.unit not in ("validation", "epoch"):
+            raise ConfigurationError(
+                f"every: unit={self.unit!r}. {did_you_mean(self.unit, ('validation', 'epoch'))}"
+            )
+        if self.start < 0:
+            raise ConfigurationError(f"every: start={self.start}. Epochs are counted from 0.")
+
+    def due(self, validation: int, epoch: int, ends_epoch: bool) -> bool:
+        """Whether to look now.
+
+        Args:
+            validation: how many validations came before, from `start` on.
+            epoch: the current one, from 0.
+            ends_epoch: whether this validation is the last one of its epoch.
+        """
+        if epoch < self.start:
+            return False
+        if self.unit == "validation":
+            return validation % self.n == 0
+        return ends_epoch and (epoch - self.start) % self.n == 0

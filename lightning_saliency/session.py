@@ -1,0 +1,267 @@
+"""What stays fixed while a fit is watched: the probes, their classes, the methods, the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_saliency import trainers
+from lightning_saliency.attribution import AnyMethod, Method, Subject, bind
+from lightning_saliency.attribution.passes import CHUNK
+from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.gallery import Gallery
+from lightning_saliency.measures import Measure
+from lightning_saliency.observation import observing
+from lightning_saliency.probes import (
+    Fields,
+    Fingerprint,
+    Probes,
+    choose,
+    class_names,
+    is_iterable,
+    normalisation_of,
+)
+from lightning_saliency.probes.fields import Reading
+from lightning_saliency.targets import Output, check_classes, predictions
+
+TargetClass: TypeAlias = int | Literal["label", "prediction"]
+Wanted: TypeAlias = int | Sequence[int] | Probes | Iterable[Any]
+
+MOST_OF_A_LOADER = 1024
+"""Probes taken from a loader of the user's at most: it may be endless."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for, resolved and checked as far as it can be without data."""
+
+    methods: Mapping[str, AnyMethod]
+    measures: Mapping[str, Measure]
+    target: Callable[[Tensor, Tensor], Tensor]
+    target_class: TargetClass
+    probes: Wanted
+    fields: Fields
+    output: trainers.Output
+    forward: trainers.Forward
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    seed: int
+
+    def described(self) -> dict[str, str]:
+        """What maps depend on, in words: maps before and after a change can't be compared."""
+        return {
+            "target": _words(self.target),
+            "target_class": str(self.target_class),
+            **{f"methods: {name}": _words(method) for name, method in self.methods.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Session:
+    """The settings, met with a model and its data.
+
+    Attributes:
+        probes: what is watched, on the CPU, as the model's validation step would get it.
+        classes: `(N,)` int64 on the model's device: the class that is explained.
+        subject: the model and how it is called.
+        methods: with their layers found.
+        gallery: how the probes look.
+    """
+
+    probes: Probes
+    classes: Tensor
+    subject: Subject
+    methods: Mapping[str, AnyMethod]
+    gallery: Gallery
+
+    def about(self, settings: Settings) -> str:
+        """The text of the log that says what is seen, in Markdown."""
+        rows = {
+            "probes": f"{len(self.probes)}, `{self.probes.hash[:16]}`",
+            "input": f"{tuple(self.probes.inputs.shape[1:])}, {self.probes.inputs.dtype}",
+            "target": f"{_words(settings.target)} of the class by {settings.target_class!r}",
+            **{f"method `{name}`": f"`{_words(one)}`" for name, one in self.methods.items()},
+        }
+        lines = [f"| {name} | {value} |" for name, value in rows.items()]
+        return "\n".join(["| what | value |", "|---|---|", *lines])
+
+
+def open_session(
+    settings: Settings,
+    trainer: trainers.Trainer,
+    pl_module: trainers.Module,
+    *,
+    stage: str,
+    passed: Sequence[Any] = (),
+    restored: Mapping[str, Any] | None = None,
+) -> Session:
+    """Read the probes, find the layers, fix the classes; nothing of the run is changed by it.
+
+    Args:
+        settings: what the user asked for.
+        trainer: of the run that is about to start or goes on.
+        pl_module: what is watched.
+        stage: ``test``, or anything else for the validation's data.
+        passed: batches kept of data that can only be iterated.
+        restored: the probes' fingerprint in a checkpoint, which must be met.
+
+    Raises:
+        ConfigurationError: anything that would end the first observation; with the argument.
+    """
+    with observing(pl_module), trainers.as_validation(trainer):
+        probes = _probes(settings, trainer, pl_module, stage, passed)
+        if restored is not None:
+            _check_unchanged(probes, Fingerprint.from_state(dict(restored)))
+        subject = trainers.subject_of(
+            trainer, pl_module, settings.target, settings.output, settings.forward
+        )
+        inputs = probes.inputs.to(pl_module.device)
+        outputs = first_outputs(subject, inputs)
+        classes = _classes(settings, probes, subject, inputs, outputs)
+        methods = bind(subject, inputs, settings.methods)
+    signed = frozenset(
+        name for name, one in methods.items() if isinstance(one, Method) and one.signed
+    )
+    gallery = Gallery.of(
+        probes.inputs,
+        probes.targets,
+        probes.classes,
+        settings.mean or probes.mean,
+        settings.std or probes.std,
+        signed,
+    )
+    return Session(probes, classes, subject, methods, gallery)
+
+
+def first_outputs(subject: Subject, inputs: Tensor) -> Tensor:
+    """The scores of the first probe: the proof that the model can be called as configured."""
+    try:
+        with torch.no_grad():
+            return subject.scores(inputs[:1])
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"{type(subject.module).__name__} can't be called with one probe of the shape "
+            f"{tuple(inputs[:1].shape)}, {inputs.dtype}: {type(error).__name__}: {error}. Say what "
+            "the model takes with input=… (where it is in a batch) or forward=… (what to call)."
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Transferred(Fields):
+    """Read a batch after it went the way of every validation batch: precision, hooks, device."""
+
+    transfer: Callable[[Any], Any] = lambda batch: batch
+
+    def read(self, batch: Any) -> Reading:
+        return super().read(self.transfer(batch))
+
+
+def _probes(
+    settings: Settings,
+    trainer: trainers.Trainer,
+    pl_module: trainers.Module,
+    stage: str,
+    passed: Sequence[Any],
+) -> Probes:
+    wanted, fields = settings.probes, settings.fields
+    transferring = _Transferred(
+        fields.input,
+        fields.label,
+        fields.mask,
+        lambda batch: trainers.transferred(trainer, pl_module, batch),
+    )
+    if isinstance(wanted, Probes):
+        return replace(wanted, inputs=trainer.precision_plugin.convert_input(wanted.inputs))
+    if not isinstance(wanted, (int, Sequence)):
+        return _from_batches(wanted, MOST_OF_A_LOADER, transferring, wanted)
+    loader = _first_loader(trainer, stage)
+    dataset = getattr(loader, "dataset", None)
+    if not is_iterable(dataset):
+        seed = settings.seed
+        if isinstance(wanted, int):
+            wanted = choose(dataset, wanted, seed=seed, fields=transferring, loader=loader)
+        return Probes.from_dataset(dataset, wanted, fields=transferring, loader=loader, seed=seed)
+    if isinstance(wanted, Sequence):
+        raise ConfigurationError(
+            f"probes={list(wanted)} are indices, but the validation data, a "
+            f"{type(dataset).__name__}, can only be iterated. Give a number: the first examples "
+            "that pass are kept."
+        )
+    return _from_batches(passed, wanted, fields, loader)  # these went the way of all batches
+
+
+def _from_batches(batches: Iterable[Any], most: int, fields: Fields, loader: Any) -> Probes:
+    dataset = getattr(loader, "dataset", None)
+    mean, std = normalisation_of(dataset) or (None, None)
+    names = class_names(dataset)
+    return Probes.from_batches(batches, most, fields, classes=names, mean=mean, std=std)
+
+
+def _first_loader(trainer: trainers.Trainer, stage: str) -> Any:
+    loaders = trainers.loaders_of(trainer, stage)
+    if not loaders:
+        raise ConfigurationError(
+            f"probes: there is no {'test' if stage == 'test' else 'validation'} data to take them "
+            "from. Give the Trainer a validation loader, or give probes=Probes.from_tensors(…)."
+        )
+    return loaders[0]
+
+
+def needs_passing_batches(settings: Settings, trainer: trainers.Trainer, stage: str) -> bool:
+    """Whether the probes are the first examples that pass: the data can only be iterated."""
+    if not isinstance(settings.probes, int):
+        return False
+    loaders = trainers.loaders_of(trainer, stage)
+    return bool(loaders) and is_iterable(getattr(loaders[0], "dataset", None))
+
+
+def _check_unchanged(probes: Probes, then: Fingerprint) -> None:
+    difference = probes.difference(then)
+    if difference:
+        raise ConfigurationError(
+            f"probes: they are not those of the checkpoint, so drift would compare different "
+            f"images. {difference} Bring the same data back, or start a new fit without ckpt_path."
+        )
+
+
+def _classes(
+    settings: Settings, probes: Probes, subject: Subject, inputs: Tensor, outputs: Tensor
+) -> Tensor:
+    """The class that is explained for each probe."""
+    wanted, count = settings.target_class, len(probes)
+    if isinstance(settings.target, Output):
+        return torch.zeros(count, dtype=torch.long, device=inputs.device)
+    if wanted == "prediction":
+        with torch.no_grad():
+            parts = [predictions(subject.scores(chunk)) for chunk in torch.split(inputs, CHUNK)]
+        return torch.cat(parts)
+    if isinstance(wanted, int):
+        classes = torch.full((count,), wanted, device=inputs.device)
+    elif probes.targets is None:
+        raise ConfigurationError(
+            "target_class='label', but the batches have no label that could be found. Say where it "
+            "is with label=… (an index, a key or a callable), or use target_class='prediction'."
+        )
+    elif probes.targets.is_floating_point() and outputs.shape[1:].numel() > 1:
+        raise ConfigurationError(
+            "target_class='label', but the labels are floating-point numbers, not classes. For a "
+            "regression use target='output'; else say with label=… where the classes are."
+        )
+    else:
+        classes = probes.targets.to(inputs.device).round().long()
+    check_classes(outputs, classes)
+    return classes
+
+
+def _words(value: object) -> str:
+    """A description that is the same in the next process: no addresses."""
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    described = repr(value)
+    return type(value).__qualname__ if " at 0x" in described else described

@@ -1,0 +1,185 @@
+"""What a Trainer knows: its data, its precision, its step. Read in one place, changed nowhere.
+
+Works with the Trainer of either namespace, `lightning.pytorch` and `pytorch_lightning`, so nothing
+here asks for a class of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_saliency.attribution import Subject
+from lightning_saliency.errors import ConfigurationError, did_you_mean
+
+Trainer: TypeAlias = Any
+Module: TypeAlias = Any
+Output: TypeAlias = int | str | Callable[[Any], Any] | None
+Forward: TypeAlias = str | Callable[[nn.Module, Tensor], Any] | None
+
+UNTRIED = ("FSDP", "DeepSpeed", "ModelParallel", "XLA")
+"""Parts of the names of strategies under which no observation is made, since it was not tried."""
+
+
+def untried_strategy(trainer: Trainer) -> str | None:
+    """The name of the Trainer's strategy if the monitor must keep off it."""
+    name = type(trainer.strategy).__name__
+    return name if any(part in name for part in UNTRIED) else None
+
+
+def stand_before_averaging(trainer: Trainer, callback: object) -> None:
+    """Move `callback` before every callback that swaps averaged weights in for the validation.
+
+    Such a callback swaps back in `on_validation_epoch_end`; what stands after it sees raw weights
+    beside the averaged model's loss. The list is rebound, not changed: it is being walked.
+    """
+    others = [other for other in trainer.callbacks if other is not callback]
+    averaging = [index for index, other in enumerate(others) if _averages(other)]
+    if averaging and trainer.callbacks.index(callback) > averaging[0]:
+        trainer.callbacks = [*others[: averaging[0]], callback, *others[averaging[0] :]]
+
+
+def never_averaged(trainer: Trainer) -> str | None:
+    """The name of an averaging callback whose average has not been updated yet."""
+    for callback in trainer.callbacks:
+        average = getattr(callback, "_average_model", None)
+        if _averages(callback) and average is not None and int(average.n_averaged) == 0:
+            return type(callback).__name__
+    return None
+
+
+def _averages(callback: object) -> bool:
+    return any(parent.__name__ == "WeightAveraging" for parent in type(callback).__mro__)
+
+
+def step_of(trainer: Trainer) -> int:
+    """The x of the validation's own scalars, so that pictures and curves stand side by side."""
+    named = trainer.callback_metrics.get("step")
+    if named is not None:
+        return int(named)
+    return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
+
+
+def step_of_checkpoint(checkpoint: dict[str, Any]) -> int:
+    """The same x, of the moment at which a checkpoint was written."""
+    loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.state_dict", {})
+    return int(loop.get("_batches_that_stepped", checkpoint.get("global_step", 0)))
+
+
+def label_of(trainer: Trainer) -> str:
+    """What people call this moment of a fit."""
+    if trainer.val_check_batch == trainer.num_training_batches:
+        return f"epoch {trainer.current_epoch}"
+    return f"step {trainer.global_step}"
+
+
+def ends_epoch(trainer: Trainer) -> bool:
+    """Whether this validation is the last one of its epoch."""
+    return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """The path of the best checkpoint so far, if one is chosen by a metric."""
+    for callback in trainer.checkpoint_callbacks:
+        if getattr(callback, "monitor", None) is not None:
+            return str(callback.best_model_path)
+    return None
+
+
+def loaders_of(trainer: Trainer, stage: str) -> list[Any]:
+    """The loaders of the validation or of the test, however the user nested them."""
+    given = trainer.test_dataloaders if stage == "test" else trainer.val_dataloaders
+    return [] if given is None else list(tree_leaves(given))
+
+
+@contextmanager
+def as_validation(trainer: Trainer) -> Iterator[None]:
+    """Let batch hooks that ask see a validation, also when the training is about to start."""
+    stage = trainer.state.stage
+    if trainer.training:
+        trainer.validating = True
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+
+
+def transferred(trainer: Trainer, pl_module: Module, batch: Any) -> Any:
+    """A batch as the model's validation step gets it: precision, batch hooks, device."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def subject_of(
+    trainer: Trainer,
+    pl_module: Module,
+    target: Callable[[Tensor, Tensor], Tensor],
+    output: Output,
+    forward: Forward,
+) -> Subject:
+    """The module as it is called in this Trainer's validation."""
+    return Subject(
+        pl_module,
+        target,
+        output=_picker(output),
+        context=trainer.precision_plugin.forward_context,
+        call=_caller(pl_module, forward),
+    )
+
+
+def _caller(module: Module, forward: Forward) -> Callable[[nn.Module, Tensor], Any]:
+    children = [name for name, _ in module.named_children()]
+    if forward is None:
+        if not _has_forward(module):
+            raise ConfigurationError(
+                f"forward=None calls {type(module).__name__}.forward(x), which is not written. Say "
+                f"what to call: the name of a submodule or method. {did_you_mean('', children)}"
+            )
+        return lambda called, inputs: called(inputs)
+    if not isinstance(forward, str):
+        return forward
+    part: Any = module
+    for name in forward.split("."):
+        if not hasattr(part, name):
+            raise ConfigurationError(
+                f"forward={forward!r} is no submodule or method of {type(module).__name__}. "
+                f"{did_you_mean(forward, children)}"
+            )
+        part = getattr(part, name)
+    return lambda called, inputs: part(inputs)
+
+
+def _has_forward(module: Module) -> bool:
+    """Whether `forward` is the user's own: the one that a LightningModule inherits only raises."""
+    if "forward" in vars(module):  # a compiled module has it in the instance
+        return True
+    owner = next(parent for parent in type(module).__mro__ if "forward" in vars(parent))
+    return owner is not nn.Module and owner.__name__ != "LightningModule"
+
+
+def _picker(output: Output) -> Callable[[Any], Any]:
+    if output is None:
+        return lambda outputs: outputs
+    if callable(output):
+        return output
+
+    def pick(outputs: Any) -> Any:
+        try:
+            return outputs[output]
+        except (KeyError, IndexError, TypeError):
+            pass
+        if isinstance(output, str) and hasattr(outputs, output):
+            return getattr(outputs, output)
+        known = map(str, outputs) if hasattr(outputs, "keys") else ()
+        size = f" of {len(outputs)}" if hasattr(outputs, "__len__") else ""
+        raise ConfigurationError(
+            f"output={output!r} is not in what the model returns, a {type(outputs).__name__}{size}"
+            f". {did_you_mean(output, known)}"
+        )
+
+    return pick

@@ -7,8 +7,10 @@ given back here, in one place, also when the body raises.
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Iterator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,6 +23,9 @@ LARGE = 64 * 2**20
 whole data set would cost more than they protect. Inference tensors are copied whatever their size,
 since no backward pass can go through them."""
 
+_SEQUENCES = (list, deque)
+_MAPPINGS = (dict, OrderedDict, defaultdict)
+
 _MODULE_STATE = frozenset(nn.Module().__dict__)
 """What `nn.Module` itself keeps in an instance: parameters, hooks, children. Never touched."""
 
@@ -30,7 +35,7 @@ def observing(module: nn.Module, *, seed: int = 0) -> Iterator[None]:
     """Put `module` and the process into the state of an observation, and back.
 
     Inside: evaluation mode (flag by flag: an overridden ``train()`` is not called), gradients on
-    and inference mode off, copies of all buffers and of the tensors, lists and dicts that modules
+    and inference mode off, copies of all buffers and of the tensors and containers that modules
     hold, no ``.grad``, fixed random streams, eager execution of compiled modules, silent ``log``.
 
     Afterwards, also after an exception: every one of these is what it was, value and identity.
@@ -91,14 +96,44 @@ def _backend_flags() -> Iterator[None]:
     """
     mode = torch.get_deterministic_debug_mode()
     cudnn = torch.backends.cudnn
-    flags = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32)
+    flags, precision = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic), _float32_precision()
     if mode == 2:
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
         torch.set_deterministic_debug_mode(mode)
-        cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = flags
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = flags
+        _restore_float32_precision(precision)
+
+
+def _float32_precision() -> tuple[bool | None, dict[str, str]]:
+    """Whether cudnn uses TF32: by the older flag, and by the newer ones of each operation.
+
+    None for the older flag where the newer ones contradict it: then reading it raises.
+    """
+    cudnn = torch.backends.cudnn
+    newer = {name: getattr(cudnn, name).fp32_precision for name in _operations()}
+    try:
+        return cudnn.allow_tf32, newer
+    except RuntimeError:
+        return None, newer
+
+
+def _restore_float32_precision(precision: tuple[bool | None, dict[str, str]]) -> None:
+    cudnn = torch.backends.cudnn
+    older, newer = precision
+    if _float32_precision() == precision:
+        return
+    if older is not None:
+        cudnn.allow_tf32 = older
+    for name, value in newer.items():
+        if getattr(cudnn, name).fp32_precision != value:
+            getattr(cudnn, name).fp32_precision = value
+
+
+def _operations() -> list[str]:
+    return [name for name in ("conv", "rnn") if hasattr(torch.backends.cudnn, name)]
 
 
 @contextmanager
@@ -106,9 +141,10 @@ def _module_state(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, private buffers and private attributes for every submodule."""
     copies: dict[int, Any] = {}
     with ExitStack() as scope:
-        for part in module.modules():
+        parts = _parts(module)
+        for part in parts:
             scope.callback(_restore, part, part.training, dict(part._buffers), _attributes(part))
-        for part in module.modules():
+        for part in parts:
             part.training = False
             for name, buffer in part._buffers.items():
                 part._buffers[name] = _private(buffer, copies)
@@ -119,6 +155,30 @@ def _module_state(module: nn.Module) -> Iterator[None]:
         yield
 
 
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """All submodules, also those that `modules()` does not know: a teacher hidden in a list."""
+    seen: dict[int, Any] = {}
+    parts: list[nn.Module] = []
+    frontier: list[Any] = [module]
+    while frontier:
+        value = frontier.pop()
+        if id(value) in seen:
+            continue
+        held: Iterable[Any] = ()
+        if isinstance(value, nn.Module):
+            parts.append(value)
+            held = (*value.children(), *_attributes(value).values())
+        elif type(value) in (*_SEQUENCES, tuple):
+            held = value
+        elif type(value) in _MAPPINGS:
+            held = value.values()
+        else:
+            continue
+        seen[id(value)] = value
+        frontier.extend(held)
+    return parts
+
+
 def _attributes(part: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in part.__dict__.items() if name not in _MODULE_STATE}
 
@@ -127,8 +187,12 @@ def _restore(
     part: nn.Module, training: bool, buffers: dict[str, Tensor | None], attributes: dict[str, Any]
 ) -> None:
     part.training = training
-    part._buffers.clear()
-    part._buffers.update(buffers)
+    if hasattr(part._buffers, "clear"):
+        part._buffers.clear()
+        part._buffers.update(buffers)
+    else:  # of TorchScript, where none can come or go
+        for name, buffer in buffers.items():
+            part._buffers[name] = buffer
     for name in _attributes(part).keys() - attributes.keys():
         del part.__dict__[name]
     part.__dict__.update(attributes)
@@ -147,14 +211,18 @@ def _private(value: Any, copies: dict[int, Any]) -> Any:
     if id(value) in copies:
         return copies[id(value)]
     # Known before it is filled: a structure may hold itself.
-    if type(value) is list:
-        items = copies[id(value)] = []
+    if type(value) in _SEQUENCES:
+        items = copies[id(value)] = copy.copy(value)
+        items.clear()
         items.extend(_private(item, copies) for item in value)
         return items
-    if type(value) is dict:
-        entries = copies[id(value)] = {}
+    if type(value) in _MAPPINGS:
+        entries = copies[id(value)] = copy.copy(value)
         entries.update((key, _private(item, copies)) for key, item in value.items())
         return entries
+    if type(value) is set:
+        copies[id(value)] = copy.copy(value)
+        return copies[id(value)]
     if type(value) is tuple:
         return tuple(_private(item, copies) for item in value)
     return value
@@ -171,7 +239,8 @@ def _parameter_state(module: nn.Module) -> Iterator[None]:
     The gradients accumulated so far come back as the very tensors that they were.
     """
     with ExitStack() as scope:
-        for parameter in module.parameters():
+        owned = (one for part in _parts(module) for one in part.parameters(recurse=False))
+        for parameter in {id(one): one for one in owned}.values():
             scope.callback(_restore_parameter, parameter, parameter.requires_grad, parameter.grad)
             if parameter.grad is not None:
                 parameter.grad = None

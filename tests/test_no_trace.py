@@ -1,0 +1,195 @@
+"""A training with the monitor is bit by bit the one without it; a naive callback's is not."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+from twin_runs import Images, Setup, Trace, gap, gaps, logged, run
+
+from lightning_saliency import SaliencyMonitor
+from lightning_saliency.probes import Probes
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Found 1 module.s. in eval mode at the start of training"  # the frozen BatchNorm
+)
+
+BUILT_IN = {"gradient": "saliency", "smooth_grad": "smooth_grad", "grad_cam": "grad_cam"}
+
+INTERVAL: tuple[tuple[str, Any], ...] = (("val_check_interval", 4),)
+ACCUMULATE = (("accumulate_grad_batches", 3), *INTERVAL)
+UNVALIDATED = (("limit_val_batches", 0),)
+
+SETUPS = {
+    "plain": Setup(workers=2, pictures=True),
+    "accumulate": Setup(workers=2, trainer=ACCUMULATE),
+    "augmented": Setup(augmented=True, trainer=ACCUMULATE),
+    "average after": Setup(average="after", trainer=INTERVAL),
+    "average before": Setup(average="before", trainer=INTERVAL),
+    "manual": Setup(manual=True, trainer=(("val_check_interval", 3),)),
+    "bf16-mixed": Setup(trainer=(("precision", "bf16-mixed"), *ACCUMULATE)),
+    "bf16-true": Setup(trainer=(("precision", "bf16-true"), *ACCUMULATE)),
+    "validate": Setup(verb="validate", augmented=True),
+    "two loaders": Setup(loaders=2, trainer=ACCUMULATE),
+    "clipped": Setup(trainer=(("gradient_clip_val", 0.1), *ACCUMULATE)),
+    "no sanity check": Setup(trainer=(("num_sanity_val_steps", 0), *ACCUMULATE)),
+    "no validation": Setup(trainer=(*UNVALIDATED, ("accumulate_grad_batches", 4))),
+    "deterministic": Setup(trainer=(("deterministic", True), *ACCUMULATE)),
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Setup], Trace]:
+    """What a training leaves that nothing watches; each is run once."""
+    return functools.cache(lambda setup: run(setup, list, tmp_path_factory.mktemp("alone")))
+
+
+def backward_of_their_own(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """A method as many people write it: it fills every `.grad` and draws from the global stream."""
+    inputs = (inputs + 0.1 * torch.randn_like(inputs)).requires_grad_()
+    score: Any = F.cross_entropy(model(inputs).float(), targets)
+    score.backward()
+    assert inputs.grad is not None
+    return inputs.grad.abs().amax(1)
+
+
+def rude(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Worse: it also leaves the model in training mode, thawed, with another frozen parameter."""
+    model.train()
+    map = backward_of_their_own(model, inputs, targets)
+    model.zero_grad()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("frozen" in name)
+    return map
+
+
+def watch(
+    setup: Setup, methods: dict[str, Any], folder: Path
+) -> tuple[Trace, list[dict[str, str]]]:
+    probes: Any = 6
+    if UNVALIDATED[0] in setup.trainer:
+        images = Images(6, seed=2)
+        probes = Probes.from_tensors(images.inputs, images.targets)
+
+    def callbacks() -> list[Callback]:
+        return [SaliencyMonitor(methods, probes, on_error="raise", chunk=4)]
+
+    return run(setup, callbacks, folder), logged(folder, saliency=True)
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_the_training_is_the_one_without_the_monitor(
+    name: str, alone: Callable[[Setup], Trace], tmp_path: Path
+) -> None:
+    setup = SETUPS[name]
+    watched, observed = watch(setup, BUILT_IN, tmp_path)
+    found = gaps(alone(setup), watched)
+    assert not found, f"max |Δ| {found} after {name}"
+    methods = {key.split("/")[1] for row in observed for key in row if key.endswith("/entropy")}
+    assert methods == set(BUILT_IN), "all methods looked"
+    expected = 1 if setup.verb == "validate" else 3
+    assert len(observed) >= expected, "the start and two validations at least"
+
+
+@pytest.mark.parametrize("method", [backward_of_their_own, rude])
+@pytest.mark.parametrize("name", ["augmented", "manual"])
+def test_a_users_own_method_that_calls_backward_changes_nothing(
+    name: str, method: Any, alone: Callable[[Setup], Trace], tmp_path: Path
+) -> None:
+    watched, observed = watch(SETUPS[name], {**BUILT_IN, "mine": method}, tmp_path)
+    found = gaps(alone(SETUPS[name]), watched)
+    assert not found, f"max |Δ| {found} with {method.__name__} in {name}"
+    assert "saliency/mine/entropy" in observed[-1]
+
+
+class Naive(Callback):
+    """What is found in scripts and libraries, at the end of each validation."""
+
+    def __init__(self, look: Callable[[Any, Tensor, Tensor], None]) -> None:
+        images = Images(4, seed=2)
+        self.look, self.inputs, self.targets = look, images.inputs, images.targets
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        with torch.enable_grad():
+            inputs = self.inputs.clone().requires_grad_()
+            self.look(pl_module, inputs, self.targets)
+
+
+def loss(model: Any, inputs: Tensor, targets: Tensor) -> Any:
+    return F.cross_entropy(model(inputs), targets)
+
+
+def eval_backward_train(model: Any, inputs: Tensor, targets: Tensor) -> None:
+    model.eval()
+    loss(model, inputs, targets).backward()
+    model.train()
+
+
+def zero_grad_and_backward(model: Any, inputs: Tensor, targets: Tensor) -> None:
+    model.zero_grad()
+    loss(model, inputs, targets).backward()
+    model.zero_grad()
+
+
+def global_noise(model: Any, inputs: Tensor, targets: Tensor) -> None:
+    noisy = inputs + torch.randn_like(inputs)
+    torch.autograd.grad(loss(model, noisy, targets), inputs)
+
+
+def training_mode(model: Any, inputs: Tensor, targets: Tensor) -> None:
+    model.train()
+    torch.autograd.grad(loss(model, inputs, targets), inputs)
+
+
+def validation_batch(model: Any, inputs: Tensor, targets: Tensor) -> None:
+    next(iter(model.trainer.val_dataloaders))
+
+
+def freeze_and_thaw(model: Any, inputs: Tensor, targets: Tensor) -> None:
+    model.requires_grad_(False)
+    torch.autograd.grad(loss(model, inputs, targets), inputs)
+    model.requires_grad_(True)
+
+
+def logging_forward(model: Any, inputs: Tensor, targets: Tensor) -> None:
+    model.eval()
+    torch.autograd.grad(loss(model, 9 * inputs, targets), inputs)
+
+
+CAUGHT = [
+    (eval_backward_train, "accumulate", {"model", "optimizers", "metrics"}),
+    (zero_grad_and_backward, "accumulate", {"model", "optimizers", "metrics"}),
+    (global_noise, "plain", {"model", "optimizers", "streams", "batches", "metrics"}),
+    (training_mode, "plain", {"model", "optimizers", "streams", "batches", "metrics"}),
+    (validation_batch, "plain", {"model", "optimizers", "streams", "batches", "metrics"}),
+    (freeze_and_thaw, "plain", {"model", "flags", "optimizers", "metrics"}),
+    (logging_forward, "plain", {"metrics"}),
+]
+
+
+@pytest.mark.parametrize(("look", "name", "differs"), CAUGHT)
+def test_a_naive_callback_is_caught(
+    look: Any, name: str, differs: set[str], alone: Callable[[Setup], Trace], tmp_path: Path
+) -> None:
+    found = gaps(alone(SETUPS[name]), run(SETUPS[name], lambda: [Naive(look)], tmp_path))
+    assert set(found) == differs, f"max |Δ| {found}"
+    if "model" in differs:
+        assert 1e-6 < found["model"] < float("inf")
+
+
+def test_the_gap_sees_single_bits() -> None:
+    one = torch.tensor([0.0, float("nan"), 1.0])
+    assert gap(one, one.clone()) == 0
+    assert gap(one, one * torch.tensor([-1.0, 1.0, 1.0])) == float("inf")
+    assert gap(one[2], torch.nextafter(one[2], one[0])) == 2.0**-24
+    assert gap([{"a": one}], [{"b": one}]) == float("inf")
+    assert gap([one], [one, one]) == float("inf")
+    assert gap(one.int(), one) == float("inf")
+    assert gap({"a": 1}, {"a": 1.0}) == float("inf")

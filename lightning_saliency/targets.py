@@ -48,9 +48,9 @@ class Margin(Target):
     def __call__(self, outputs: Tensor, classes: Tensor) -> Tensor:
         if _is_binary(outputs):
             return _signed_logit(outputs, classes)
+        own = _pick(outputs, classes)
         others = torch.ones_like(outputs, dtype=torch.bool).scatter_(1, classes[:, None], False)
-        rest = outputs.masked_fill(~others, -torch.inf).logsumexp(1)
-        return _pick(outputs, classes) - rest
+        return own - outputs.masked_fill(~others, -torch.inf).logsumexp(1)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Contrast(Target):
                 "target=Contrast needs a model with two or more outputs per probe; this one has a "
                 "single logit, whose contrast is 'margin'."
             )
-        _check_range("Contrast(against=…)", torch.tensor([self.against]), outputs.shape[1])
+        _check_range(f"target={self}", torch.tensor([self.against]), outputs.shape[1])
         return _pick(outputs, classes) - outputs[:, self.against]
 
 
@@ -103,7 +103,7 @@ class Output(Target):
 
     def __call__(self, outputs: Tensor, classes: Tensor) -> Tensor:
         columns = outputs.reshape(len(outputs), -1)
-        _check_range("Output(index=…)", torch.tensor([self.index]), columns.shape[1])
+        _check_range(f"target={self}", torch.tensor([self.index]), columns.shape[1])
         return columns[:, self.index]
 
 
@@ -111,8 +111,8 @@ class Output(Target):
 class Region(Target):
     """Segmentation: Σ of z_c over the pixels that the model gives to class c; any real.
 
-    `outputs` are `(N, K, *spatial)`. A probe without such a pixel has an all-zero gradient, that
-    is an undefined map.
+    `outputs` are `(N, K, *spatial)`; a single channel z counts as the two classes −z and z. A probe
+    without such a pixel has an all-zero gradient, that is an undefined map.
     """
 
     def __call__(self, outputs: Tensor, classes: Tensor) -> Tensor:
@@ -121,6 +121,7 @@ class Region(Target):
                 f"target=Region needs outputs (N, classes, *spatial), got {tuple(outputs.shape)}; "
                 "use 'margin' for a classifier."
             )
+        outputs = _two_channels(outputs)
         index = classes.view(-1, *[1] * (outputs.ndim - 1)).expand(-1, 1, *outputs.shape[2:])
         ours = outputs.argmax(1, keepdim=True) == index
         return (outputs.gather(1, index) * ours).flatten(1).sum(1)
@@ -161,7 +162,7 @@ def predictions(outputs: Tensor) -> Tensor:
     """
     if _is_binary(outputs):
         return (outputs.reshape(-1) > 0).long()
-    labels = outputs.argmax(1)
+    labels = _two_channels(outputs).argmax(1)
     return labels if labels.ndim == 1 else labels.flatten(1).mode(1).values
 
 
@@ -172,10 +173,10 @@ def confidence(outputs: Tensor, classes: Tensor) -> Tensor:
     return Prob()(outputs, classes)
 
 
-def check_classes(outputs: Tensor, classes: Tensor) -> None:
+def check_classes(outputs: Tensor, classes: Tensor, argument: str) -> None:
     """Raise when a class is not one of the model's; waits for the device, so call it once."""
-    count = 2 if _is_binary(outputs) else outputs.shape[1]
-    _check_range("class of a probe", classes, count)
+    count = 2 if _is_binary(outputs) else _two_channels(outputs).shape[1]
+    _check_range(argument, classes, count)
 
 
 def _check_range(what: str, classes: Tensor, count: int) -> None:
@@ -189,6 +190,12 @@ def _check_range(what: str, classes: Tensor, count: int) -> None:
 
 def _is_binary(outputs: Tensor) -> bool:
     return outputs.ndim == 1 or outputs.shape[1:].numel() == 1
+
+
+def _two_channels(outputs: Tensor) -> Tensor:
+    """A binary segmentation's single logit per place as the scores of two classes."""
+    single = outputs.ndim > 2 and outputs.shape[1] == 1
+    return torch.cat([-outputs, outputs], 1) if single else outputs
 
 
 def _signed_logit(outputs: Tensor, classes: Tensor) -> Tensor:

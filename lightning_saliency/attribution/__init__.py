@@ -75,7 +75,7 @@ __all__ = [
 
 
 def resolve_methods(
-    methods: str | AnyMethod | Iterable[str] | Mapping[str, str | AnyMethod] | None,
+    methods: str | AnyMethod | Iterable[str | AnyMethod] | Mapping[str, str | AnyMethod] | None,
 ) -> dict[str, AnyMethod]:
     """Names and methods, from any of the forms that a user may write.
 
@@ -95,7 +95,7 @@ def resolve_methods(
     elif callable(methods):
         named = {_own_name(methods): methods}
     elif isinstance(methods, Iterable):
-        named = {item if isinstance(item, str) else _own_name(item): item for item in methods}
+        named = _named(methods)
     else:
         raise ConfigurationError(
             f"methods={methods!r} is a {type(methods).__name__}. Give names such as "
@@ -104,6 +104,18 @@ def resolve_methods(
     if not named:
         raise ConfigurationError(f"methods={methods!r} is empty. {did_you_mean('', METHODS)}")
     return {_tag(name): _method(name, method) for name, method in named.items()}
+
+
+def _named(methods: Iterable[object]) -> dict[str, object]:
+    named: dict[str, object] = {}
+    for method in methods:
+        name = method if isinstance(method, str) else _own_name(method)
+        if name in named:
+            raise ConfigurationError(
+                f"methods: '{name}' is given twice. Give a mapping of your own names to methods."
+            )
+        named[name] = method
+    return named
 
 
 def _own_name(method: object) -> str:

@@ -57,10 +57,12 @@ class _Combination(Reduction):
         layer = self._method.layer
         assert layer is not None
         activation, gradient = evidence.activations[layer], evidence.layer_gradients[layer]
-        if activation.ndim < 3:
+        wanted = max(3, evidence.inputs.ndim)  # tokens (n, T, D) of an image would make nonsense
+        if activation.ndim < wanted:
             raise ConfigurationError(
                 f"layer={layer!r} returns activations of the shape {tuple(activation.shape)}: a "
-                "class activation map needs (n, K, *spatial). Name a layer before the pooling."
+                "class activation map needs (n, K, *spatial), with the input's spatial dimensions. "
+                "Name a layer before the pooling."
             )
         self._map = self._method.combine(activation, gradient)
 
@@ -163,9 +165,9 @@ def last_spatial_layer(subject: Subject, inputs: Tensor) -> str:
     found = [name for name, spatial in calls if spatial and names.count(name) == 1]
     if not found:
         raise ConfigurationError(
-            f"{type(subject.module).__name__} has no layer that answers with a map (n, K, *spatial)"
-            ", so a class activation map has nothing to show. Use a gradient method, such as "
-            "'saliency'."
+            f"layer=None: {type(subject.module).__name__} has no layer that answers with a map "
+            "(n, K, *spatial), so a class activation map has nothing to show. Use a gradient "
+            "method, such as 'saliency'."
         )
     return displayed(found[-1])
 

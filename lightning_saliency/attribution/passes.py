@@ -80,13 +80,15 @@ def explain(
     subject = model if isinstance(model, Subject) else Subject(model)
     if target is not None:
         subject = replace(subject, target=target)
+    if chunk < 1 or not len(inputs):
+        raise ConfigurationError(f"chunk={chunk} for {len(inputs)} probes: both are at least 1.")
     bound = bind(subject, inputs, methods)
+    report = _Progress(progress, len(inputs))
     parts: list[_Part] = []
     first = 0
     while first < len(inputs):
         rows = slice(first, first + chunk)
         try:
-            report = _Progress(progress, first, len(inputs[rows]), len(inputs))
             parts.append(_explain_chunk(subject, inputs[rows], targets[rows], bound, first, report))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or chunk == 1:
@@ -114,15 +116,17 @@ def bind(
     }
 
 
-@dataclass(frozen=True)
 class _Progress:
-    tell: Callable[[int, int], None]
-    first: int
-    size: int
-    probes: int
+    """Passes over single probes. What runs again after memory ran out is not told again."""
 
-    def __call__(self, done: int, looks: int) -> None:
-        self.tell(self.first * looks + self.size * done, self.probes * looks)
+    def __init__(self, tell: Callable[[int, int], None], probes: int) -> None:
+        self._tell = tell
+        self._probes = probes
+        self._most = 0
+
+    def __call__(self, first: int, size: int, done: int, looks: int) -> None:
+        self._most = max(self._most, first * looks + size * done)
+        self._tell(self._most, self._probes * looks)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _explain_chunk(
     targets: Tensor,
     methods: Mapping[str, AnyMethod],
     first: int,
-    progress: Callable[[int, int], None],
+    progress: _Progress,
 ) -> _Part:
     built_in = {name: method for name, method in methods.items() if isinstance(method, Method)}
     reductions = {name: method.reduction() for name, method in built_in.items()}
@@ -151,11 +155,11 @@ def _explain_chunk(
         if point == Clean():
             outputs = scores
             norm = evidence.gradient.flatten(1).norm(dim=1) if look.gradient else None
-        progress(done, len(looks))
+        progress(first, len(inputs), done, len(looks))
     maps = {name: reduction.compute() for name, reduction in reductions.items()}
     for name, method in methods.items():
         if not isinstance(method, Method):
-            maps[name] = _from_function(name, method(subject.plain(), inputs, targets), inputs)
+            maps[name] = _from_function(name, method, subject, inputs, targets)
     return _Part({name: maps[name] for name in methods}, outputs, norm)
 
 
@@ -181,8 +185,7 @@ def _look(
     # Without the input's gradient no graph is kept below the lowest layer: the tap starts it there.
     grad_mode = torch.enable_grad() if look.gradient else torch.no_grad()
     with grad_mode, Tap(subject.module, look.layers) as tap:
-        # A view: in-place first layers refuse a leaf, and sharded ones corrupt its storage.
-        scores = subject.scores(leaf.view_as(leaf))
+        scores = subject.scores(leaf)
         activations = tap.taken()
         values, score, gradients = _differentiate(
             subject, scores, targets, ([leaf] if look.gradient else []) + list(activations.values())
@@ -206,9 +209,11 @@ def _differentiate(
 ) -> tuple[Tensor, Tensor, Iterable[Tensor | None]]:
     scale = HALF_SCALE if scores.dtype == torch.float16 else 1.0
     # Probes don't see each other in evaluation mode, so one summed backward gives each its own.
+    # Gradients may be off around this: `_look` leaves them off below the lowest layer.
     with torch.enable_grad(), torch.autocast(scores.device.type, enabled=False):
         outputs = _full(scores)
         score = subject.target(outputs, targets)
+        total = score.sum() * scale
     if score.shape != (len(outputs),):
         raise ConfigurationError(
             f"target={subject.target!r} returns the shape {tuple(score.shape)} for {len(outputs)} "
@@ -220,9 +225,9 @@ def _differentiate(
         raise NoGradientPathError(
             "The model's score carries no gradient: its forward runs under torch.no_grad(), "
             "detaches, or takes an argmax. A saliency map needs a differentiable path from the "
-            "input to the score."
+            "input to the score: let gradients through, or say with forward=… what to call."
         )
-    gradients = torch.autograd.grad(score.sum() * scale, wanted, allow_unused=True)
+    gradients = torch.autograd.grad(total, wanted, allow_unused=True)
     if scale != 1.0:
         gradients = tuple(None if grad is None else _full(grad) / scale for grad in gradients)
     return outputs.detach(), score.detach(), gradients
@@ -246,7 +251,19 @@ def _full(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _from_function(name: str, maps: object, inputs: Tensor) -> Maps:
+def _from_function(
+    name: str, function: Callable[..., object], subject: Subject, inputs: Tensor, targets: Tensor
+) -> Maps:
+    try:
+        maps = function(subject.plain(), inputs, targets)
+    except Exception as error:
+        if out_of_memory(error) or isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"methods: '{name}' raised {type(error).__name__}: {error}. It was called with the "
+            f"model, inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}; correct it, "
+            "or leave it out."
+        ) from error
     wanted = f"({len(inputs)}, *spatial) or ({len(inputs)}, C, *spatial)"
     if not isinstance(maps, Tensor):
         raise ConfigurationError(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_saliency.errors import ConfigurationError
+
 
 class Point(ABC):
     """A place in input space, relative to each probe. Instances are frozen and hashable."""
@@ -57,7 +59,8 @@ class Noisy(Point):
         noise = torch.empty_like(inputs, dtype=torch.float32)
         for offset, row in enumerate(noise):
             generator.manual_seed(_mix(self.seed, self.index, first + offset))
-            row.normal_(generator=generator)
+            # Drawn in one layout: filled in place, a noise would depend on the memory format.
+            row.copy_(torch.randn(row.shape, generator=generator, device=row.device))
         return inputs + (noise * _column(sigma, inputs)).to(inputs.dtype)
 
 
@@ -81,7 +84,7 @@ def baseline_like(inputs: Tensor, baseline: float | tuple[float, ...]) -> Tensor
     if not isinstance(baseline, tuple):
         return torch.full_like(inputs, baseline)
     if len(baseline) != inputs.shape[1]:
-        raise ValueError(
+        raise ConfigurationError(
             f"baseline={baseline} has {len(baseline)} numbers, the inputs have {inputs.shape[1]} "
             "channels: give one number, or one per channel."
         )

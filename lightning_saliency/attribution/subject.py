@@ -37,6 +37,8 @@ class Subject:
 
     def scores(self, inputs: Tensor) -> Tensor:
         """The outputs `(N, K)`, in the dtype in which the model gives them."""
+        # A copy: an in-place first layer refuses a leaf, and would overwrite the probes.
+        inputs = inputs.clone()
         with self.context():
             outputs = self.output(self.call(self.module, inputs))
         if not isinstance(outputs, Tensor):
@@ -44,6 +46,12 @@ class Subject:
                 f"The model returns {describe(outputs)}, not a tensor of scores. Say where the "
                 "scores are: output='logits' (a key or attribute), output=0 (an index), or a "
                 "callable."
+            )
+        if not outputs.is_floating_point():
+            raise NoGradientPathError(
+                f"The model returns {outputs.dtype} numbers, such as the classes of an argmax, "
+                "which have no gradient. Say where its scores are with output=… (in what it "
+                "returns) or forward=… (what to call)."
             )
         if outputs.ndim == 0 or len(outputs) != len(inputs):
             raise ConfigurationError(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lightning_saliency.measures import Grounding as Grounding
     from lightning_saliency.measures import Shape as Shape
     from lightning_saliency.monitor import SaliencyMonitor as SaliencyMonitor
-    from lightning_saliency.monitor import SaliencyWarning as SaliencyWarning
     from lightning_saliency.observation import observing as observing
     from lightning_saliency.probes import Probes as Probes
     from lightning_saliency.schedule import Every as Every
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from lightning_saliency.targets import Prob as Prob
     from lightning_saliency.targets import Region as Region
     from lightning_saliency.targets import Target as Target
+    from lightning_saliency.voice import SaliencyWarning as SaliencyWarning
 
 _HOMES = {
     "attribution": (
@@ -49,11 +49,12 @@ _HOMES = {
     ),
     "errors": "ConfigurationError",
     "measures": "Drift Grounding Shape",
-    "monitor": "SaliencyMonitor SaliencyWarning",
+    "monitor": "SaliencyMonitor",
     "observation": "observing",
     "probes": "Probes",
     "schedule": "Every",
     "targets": "Contrast Logit LogProb Margin Output Prob Region Target",
+    "voice": "SaliencyWarning",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_saliency.attribution import Explanation
 from lightning_saliency.memory import STRIPS, Column
 from lightning_saliency.rendering import Caption, filmstrip, grid, to_pictures
+from lightning_saliency.snapshot import Snapshot
+from lightning_saliency.targets import confidence
 
 SHOWN = 32
 """Probes in a grid at most."""
@@ -145,3 +148,46 @@ class View:
     confidence: NDArray[np.float32]
     flipped: NDArray[np.bool_]
     columns: tuple[Column, ...]
+
+    @classmethod
+    def of(
+        cls,
+        now: Snapshot,
+        reference: Snapshot | None,
+        columns: tuple[Column, ...],
+        host: Mapping[str, NDArray[np.float32]],
+    ) -> View:
+        """The view of an observation that came to the host as `drawn` named things."""
+        given = host["predictions"]
+        return cls(
+            step=now.step,
+            label=now.label,
+            maps={name: host[f"map {name}"] for name in now.series},
+            reference={
+                name: host[f"reference {name}"]
+                for name in now.series
+                if f"reference {name}" in host
+            },
+            reference_label="" if reference is None else reference.label,
+            predictions=given.astype(np.int64),
+            confidence=host["confidence"],
+            flipped=given != host.get("predictions before", given),
+            columns=columns,
+        )
+
+
+def drawn(
+    explanation: Explanation, now: Snapshot, before: Snapshot | None, reference: Snapshot | None
+) -> dict[str, Tensor]:
+    """What pictures need, by name, for the one transfer to the host."""
+    needed = {
+        "predictions": now.predictions[:SHOWN],
+        "confidence": confidence(explanation.outputs, now.predictions)[:SHOWN],
+    }
+    if before is not None:
+        needed["predictions before"] = before.predictions[:SHOWN]
+    for name, series in now.series.items():
+        needed[f"map {name}"] = series.map[:SHOWN]
+        if reference is not None and name in reference.series:
+            needed[f"reference {name}"] = reference.series[name].map[:SHOWN]
+    return needed

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lightning_saliency.probes import Fingerprint
 from lightning_saliency.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -39,6 +40,15 @@ class Column:
     predictions: Tensor
     drift: Mapping[str, float]
 
+    @classmethod
+    def of(
+        cls, index: int, label: str, host: Mapping[str, Any], drift: Mapping[str, float]
+    ) -> Column:
+        """The column of an observation that came to the `host` as `gallery.drawn` names things."""
+        maps = {name: torch.from_numpy(host[f"map {name}"][:STRIPS]).half() for name in drift}
+        given = torch.from_numpy(host["predictions"][:STRIPS]).long()
+        return cls(index, label, maps, given, drift)
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -46,6 +56,7 @@ class Memory:
 
     Attributes:
         classes: `(N,)` int64, the class that is explained for each probe, fixed for ever.
+        probes: what identifies them.
         snapshots: ``first`` (of the untrained network, in a fit), ``previous`` and, if the user
             wants one, ``reference``.
         columns: of the filmstrip, oldest first.
@@ -54,6 +65,7 @@ class Memory:
     """
 
     classes: Tensor
+    probes: Fingerprint
     snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
     count: int = 0
@@ -66,6 +78,17 @@ class Memory:
         return replace(
             self, snapshots=snapshots, columns=columns, count=self.count + 1, stride=stride
         )
+
+    def compared_with(self, reference: int | str) -> Snapshot | None:
+        """What a grid of now shows the change since; None before there is anything."""
+        if reference == "previous":
+            return self.snapshots.get("previous")
+        return self.snapshots.get("reference", self.snapshots.get("first"))
+
+    def marked(self, now: Snapshot, reference: int | str) -> Memory:
+        """The same with `now` as the reference, if it is the first at or after the wanted step."""
+        wanted = isinstance(reference, int) and "reference" not in self.snapshots
+        return self.with_reference(now) if wanted and now.step >= int(reference) else self
 
     def with_reference(self, snapshot: Snapshot) -> Memory:
         """The same with another reference."""
@@ -97,6 +120,7 @@ class Memory:
         names = {id(snapshot): name for name, snapshot in self.snapshots.items()}
         return {
             "classes": self.classes.cpu(),
+            "probes": self.probes.to_state(),
             "snapshots": {
                 name: snapshot.state()
                 for name, snapshot in self.snapshots.items()
@@ -114,6 +138,7 @@ class Memory:
         known = {name: Snapshot.from_state(one) for name, one in state["snapshots"].items()}
         return cls(
             state["classes"],
+            Fingerprint.from_state(state["probes"]),
             {name: known[same] for name, same in state["same"].items()},
             tuple(Column(**column) for column in state["columns"]),
             state["count"],

@@ -89,9 +89,12 @@ def _of_all(
 
 
 def _drift(measure: Drift, now: Series, then: Series) -> Tensor:
-    if measure.on == "signed":
-        return measure.function(now.signed.float(), then.signed.float())
-    return measure.function(_magnitude(now), _magnitude(then))
+    if measure.of == "signed":
+        pair = now.signed.float(), then.signed.float()
+    else:
+        pair = _magnitude(now), _magnitude(then)
+    distances: Tensor = measure.function(*pair)
+    return distances
 
 
 def _magnitude(series: Series) -> Tensor:

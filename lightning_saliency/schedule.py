@@ -25,14 +25,16 @@ class Every:
     start: int = 0
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ConfigurationError(f"every: n={self.n} observes nothing. Give 1 or more.")
+        for name, least in (("n", 1), ("start", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigurationError(
+                    f"every: {name}={value!r}. Give a whole number, {least} or more."
+                )
         if self.unit not in ("validation", "epoch"):
             raise ConfigurationError(
                 f"every: unit={self.unit!r}. {did_you_mean(self.unit, ('validation', 'epoch'))}"
             )
-        if self.start < 0:
-            raise ConfigurationError(f"every: start={self.start}. Epochs are counted from 0.")
 
     def due(self, validation: int, epoch: int, ends_epoch: bool) -> bool:
         """Whether to look now.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ from lightning_saliency.attribution import AnyMethod, Method, Subject, bind
 from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.gallery import Gallery
-from lightning_saliency.measures import Measure
 from lightning_saliency.observation import observing
 from lightning_saliency.probes import (
     Fields,
@@ -26,38 +26,11 @@ from lightning_saliency.probes import (
     normalisation_of,
 )
 from lightning_saliency.probes.fields import Reading
+from lightning_saliency.settings import Settings, Wanted, words
 from lightning_saliency.targets import Output, check_classes, predictions
-
-TargetClass: TypeAlias = int | Literal["label", "prediction"]
-Wanted: TypeAlias = int | Sequence[int] | Probes | Iterable[Any]
 
 MOST_OF_A_LOADER = 1024
 """Probes taken from a loader of the user's at most: it may be endless."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user asked for, resolved and checked as far as it can be without data."""
-
-    methods: Mapping[str, AnyMethod]
-    measures: Mapping[str, Measure]
-    target: Callable[[Tensor, Tensor], Tensor]
-    target_class: TargetClass
-    probes: Wanted
-    fields: Fields
-    output: trainers.Output
-    forward: trainers.Forward
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    seed: int
-
-    def described(self) -> dict[str, str]:
-        """What maps depend on, in words: maps before and after a change can't be compared."""
-        return {
-            "target": _words(self.target),
-            "target_class": str(self.target_class),
-            **{f"methods: {name}": _words(method) for name, method in self.methods.items()},
-        }
 
 
 @dataclass(frozen=True)
@@ -78,13 +51,29 @@ class Session:
     methods: Mapping[str, AnyMethod]
     gallery: Gallery
 
+    def inputs(self, pl_module: trainers.Module) -> Tensor:
+        """The probes on the model's device, in the memory format of its weights."""
+        inputs = self.probes.inputs.to(pl_module.device)
+        weights = (one for one in pl_module.parameters() if one.ndim == inputs.ndim == 4)
+        # Where convolutions run channels last, the input's own format would be converted in each.
+        last = any(
+            one.is_contiguous(memory_format=torch.channels_last) and not one.is_contiguous()
+            for one in weights
+        )
+        return inputs.contiguous(memory_format=torch.channels_last) if last else inputs
+
+    def masks(self, pl_module: trainers.Module) -> Tensor | None:
+        """The masks on the model's device."""
+        masks = self.probes.masks
+        return None if masks is None else masks.to(pl_module.device)
+
     def about(self, settings: Settings) -> str:
         """The text of the log that says what is seen, in Markdown."""
         rows = {
             "probes": f"{len(self.probes)}, `{self.probes.hash[:16]}`",
             "input": f"{tuple(self.probes.inputs.shape[1:])}, {self.probes.inputs.dtype}",
-            "target": f"{_words(settings.target)} of the class by {settings.target_class!r}",
-            **{f"method `{name}`": f"`{_words(one)}`" for name, one in self.methods.items()},
+            "target": f"{words(settings.target)} of the class by {settings.target_class!r}",
+            **{f"method `{name}`": f"`{words(one)}`" for name, one in self.methods.items()},
         }
         lines = [f"| {name} | {value} |" for name, value in rows.items()]
         return "\n".join(["| what | value |", "|---|---|", *lines])
@@ -96,8 +85,8 @@ def open_session(
     pl_module: trainers.Module,
     *,
     stage: str,
-    passed: Sequence[Any] = (),
-    restored: Mapping[str, Any] | None = None,
+    passed: Sequence[Reading] = (),
+    restored: Fingerprint | None = None,
 ) -> Session:
     """Read the probes, find the layers, fix the classes; nothing of the run is changed by it.
 
@@ -106,16 +95,16 @@ def open_session(
         trainer: of the run that is about to start or goes on.
         pl_module: what is watched.
         stage: ``test``, or anything else for the validation's data.
-        passed: batches kept of data that can only be iterated.
-        restored: the probes' fingerprint in a checkpoint, which must be met.
+        passed: what was read of the batches of data that can only be iterated.
+        restored: of the probes in a checkpoint, which these must be.
 
     Raises:
         ConfigurationError: anything that would end the first observation; with the argument.
     """
     with observing(pl_module), trainers.as_validation(trainer):
-        probes = _probes(settings, trainer, pl_module, stage, passed)
+        probes = _normalised(settings, _probes(settings, trainer, pl_module, stage, passed))
         if restored is not None:
-            _check_unchanged(probes, Fingerprint.from_state(dict(restored)))
+            _check_unchanged(probes, restored)
         subject = trainers.subject_of(
             trainer, pl_module, settings.target, settings.output, settings.forward
         )
@@ -130,8 +119,8 @@ def open_session(
         probes.inputs,
         probes.targets,
         probes.classes,
-        settings.mean or probes.mean,
-        settings.std or probes.std,
+        probes.mean,
+        probes.std,
         signed,
     )
     return Session(probes, classes, subject, methods, gallery)
@@ -162,12 +151,37 @@ class _Transferred(Fields):
         return super().read(self.transfer(batch))
 
 
+def _normalised(settings: Settings, probes: Probes) -> Probes:
+    """The probes with the user's own normalisation, where there is one."""
+    if settings.mean is None:
+        return probes
+    return replace(probes, mean=settings.mean, std=settings.std)
+
+
 def _probes(
     settings: Settings,
     trainer: trainers.Trainer,
     pl_module: trainers.Module,
     stage: str,
-    passed: Sequence[Any],
+    passed: Sequence[Reading],
+) -> Probes:
+    """Read the probes; an error says of which `probes` it speaks."""
+    try:
+        return _read_probes(settings, trainer, pl_module, stage, passed)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"probes={_shown(settings.probes)}: {error}") from error
+
+
+def _shown(probes: Wanted) -> str:
+    return reprlib.repr(probes) if isinstance(probes, (int, list)) else type(probes).__name__
+
+
+def _read_probes(
+    settings: Settings,
+    trainer: trainers.Trainer,
+    pl_module: trainers.Module,
+    stage: str,
+    passed: Sequence[Reading],
 ) -> Probes:
     wanted, fields = settings.probes, settings.fields
     transferring = _Transferred(
@@ -182,6 +196,10 @@ def _probes(
         return _from_batches(wanted, MOST_OF_A_LOADER, transferring, wanted)
     loader = _first_loader(trainer, stage)
     dataset = getattr(loader, "dataset", None)
+    if not is_iterable(dataset) and dataset is not None and len(dataset) == 0:
+        raise ConfigurationError(
+            f"The {_data(stage)} data, a {type(dataset).__name__} of length 0, is empty. {_INSTEAD}"
+        )
     if not is_iterable(dataset):
         seed = settings.seed
         if isinstance(wanted, int):
@@ -189,11 +207,11 @@ def _probes(
         return Probes.from_dataset(dataset, wanted, fields=transferring, loader=loader, seed=seed)
     if isinstance(wanted, Sequence):
         raise ConfigurationError(
-            f"probes={list(wanted)} are indices, but the validation data, a "
-            f"{type(dataset).__name__}, can only be iterated. Give a number: the first examples "
-            "that pass are kept."
+            f"These are indices, but the {_data(stage)} data, a {type(dataset).__name__}, can only "
+            "be iterated. Give a number: the first examples that pass are kept."
         )
-    return _from_batches(passed, wanted, fields, loader)  # these went the way of all batches
+    kept = Fields(0, None if fields.label is None else 1, None if fields.mask is None else 2)
+    return _from_batches(passed, wanted, kept, loader)
 
 
 def _from_batches(batches: Iterable[Any], most: int, fields: Fields, loader: Any) -> Probes:
@@ -203,13 +221,17 @@ def _from_batches(batches: Iterable[Any], most: int, fields: Fields, loader: Any
     return Probes.from_batches(batches, most, fields, classes=names, mean=mean, std=std)
 
 
+_INSTEAD = "Give the Trainer a loader with examples, or give probes=Probes.from_tensors(…)."
+
+
+def _data(stage: str) -> str:
+    return "test" if stage == "test" else "validation"
+
+
 def _first_loader(trainer: trainers.Trainer, stage: str) -> Any:
     loaders = trainers.loaders_of(trainer, stage)
     if not loaders:
-        raise ConfigurationError(
-            f"probes: there is no {'test' if stage == 'test' else 'validation'} data to take them "
-            "from. Give the Trainer a validation loader, or give probes=Probes.from_tensors(…)."
-        )
+        raise ConfigurationError(f"There is no {_data(stage)} data to take them from. {_INSTEAD}")
     return loaders[0]
 
 
@@ -255,13 +277,5 @@ def _classes(
         )
     else:
         classes = probes.targets.to(inputs.device).round().long()
-    check_classes(outputs, classes)
+    check_classes(outputs, classes, f"target_class={wanted!r}")
     return classes
-
-
-def _words(value: object) -> str:
-    """A description that is the same in the next process: no addresses."""
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    described = repr(value)
-    return type(value).__qualname__ if " at 0x" in described else described

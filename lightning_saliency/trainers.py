@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_saliency.attribution import Subject
+from lightning_saliency.attribution.subject import describe
 from lightning_saliency.errors import ConfigurationError, did_you_mean
 
 Trainer: TypeAlias = Any
@@ -82,12 +83,12 @@ def ends_epoch(trainer: Trainer) -> bool:
     return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
 
-def best_checkpoint(trainer: Trainer) -> str | None:
-    """The path of the best checkpoint so far, if one is chosen by a metric."""
+def best_checkpoint(trainer: Trainer) -> str:
+    """The path of the best checkpoint so far; empty where none is chosen by a metric."""
     for callback in trainer.checkpoint_callbacks:
         if getattr(callback, "monitor", None) is not None:
             return str(callback.best_model_path)
-    return None
+    return ""
 
 
 def loaders_of(trainer: Trainer, stage: str) -> list[Any]:
@@ -141,8 +142,13 @@ def _caller(module: Module, forward: Forward) -> Callable[[nn.Module, Tensor], A
                 f"what to call: the name of a submodule or method. {did_you_mean('', children)}"
             )
         return lambda called, inputs: called(inputs)
-    if not isinstance(forward, str):
+    if callable(forward):
         return forward
+    if not isinstance(forward, str):
+        raise ConfigurationError(
+            f"forward={forward!r} is a {type(forward).__name__}. Give the name of a submodule or "
+            f"method, or a callable (pl_module, x) -> outputs. {did_you_mean(forward, children)}"
+        )
     part: Any = module
     for name in forward.split("."):
         if not hasattr(part, name):
@@ -151,6 +157,11 @@ def _caller(module: Module, forward: Forward) -> Callable[[nn.Module, Tensor], A
                 f"{did_you_mean(forward, children)}"
             )
         part = getattr(part, name)
+    if not callable(part):
+        raise ConfigurationError(
+            f"forward={forward!r} is a {type(part).__name__}, which can't be called. "
+            f"{did_you_mean(forward, children)}"
+        )
     return lambda called, inputs: part(inputs)
 
 
@@ -169,17 +180,29 @@ def _picker(output: Output) -> Callable[[Any], Any]:
         return output
 
     def pick(outputs: Any) -> Any:
+        if isinstance(outputs, Tensor):
+            raise ConfigurationError(
+                f"output={output!r}: the model returns one tensor {tuple(outputs.shape)}, which is "
+                "taken as its scores. Leave output=… out."
+            )
         try:
             return outputs[output]
         except (KeyError, IndexError, TypeError):
             pass
         if isinstance(output, str) and hasattr(outputs, output):
             return getattr(outputs, output)
-        known = map(str, outputs) if hasattr(outputs, "keys") else ()
-        size = f" of {len(outputs)}" if hasattr(outputs, "__len__") else ""
         raise ConfigurationError(
-            f"output={output!r} is not in what the model returns, a {type(outputs).__name__}{size}"
-            f". {did_you_mean(output, known)}"
+            f"output={output!r} is not in what the model returns, {describe(outputs)}. "
+            f"{did_you_mean(output, _keys(outputs))}"
         )
 
     return pick
+
+
+def _keys(outputs: Any) -> list[str]:
+    """What `output` could have been."""
+    if hasattr(outputs, "keys"):
+        return [str(key) for key in outputs]
+    if isinstance(outputs, (tuple, list)):
+        return [*getattr(outputs, "_fields", ()), *map(str, range(len(outputs)))]
+    return [name for name in getattr(outputs, "__dict__", {}) if not name.startswith("_")]

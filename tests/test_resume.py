@@ -14,7 +14,7 @@ from twin_runs import Images, Net, Setup, gap, logged, seed_streams, trainer_for
 
 from lightning_saliency import ConfigurationError, SaliencyMonitor
 from lightning_saliency.attribution import Saliency, SmoothGrad, VarGrad
-from lightning_saliency.monitor import SaliencyWarning
+from lightning_saliency.voice import SaliencyWarning
 
 pytestmark = [
     # The frozen BatchNorm.

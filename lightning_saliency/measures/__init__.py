@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
-from torch import Tensor
-
 from lightning_saliency.errors import ConfigurationError, did_you_mean
 from lightning_saliency.measures import drift, grounding, shape
 
@@ -33,7 +31,10 @@ __all__ = [
 
 
 class _Reading:
-    """What all three are: with it, a config's class path says which; without, equal fields do."""
+    """What all three are: with it, a config's class path says which; without, equal fields do.
+
+    Their functions are of any signature there, so that one without annotations may be named.
+    """
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Drift(_Reading):
     attribution with all channels (N, C, *spatial).
     """
 
-    function: Callable[[Tensor, Tensor], Tensor]
+    function: Callable[..., Any]
     of: Literal["signed", "map"] = "map"
 
     def __post_init__(self) -> None:
@@ -56,14 +57,14 @@ class Drift(_Reading):
 class Shape(_Reading):
     """A property of one map: `function(maps) -> (N,)`."""
 
-    function: Callable[[Tensor], Tensor]
+    function: Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Grounding(_Reading):
     """Agreement of a map with a mask, of any resolution: `function(maps, masks) -> (N,)`."""
 
-    function: Callable[[Tensor, Tensor], Tensor]
+    function: Callable[..., Any]
 
 
 Measure: TypeAlias = Drift | Shape | Grounding

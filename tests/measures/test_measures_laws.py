@@ -32,9 +32,11 @@ def masks_of(*shape: int) -> Tensor:
 
 
 def apply(measure: Measure, now: Tensor, then: Tensor, masks: Tensor) -> Tensor:
-    if isinstance(measure, Drift):
-        return measure.function(now, then)
-    return measure.function(now) if isinstance(measure, Shape) else measure.function(now, masks)
+    more = (
+        [then] if isinstance(measure, Drift) else [masks] if isinstance(measure, Grounding) else []
+    )
+    values: Tensor = measure.function(now, *more)
+    return values
 
 
 @pytest.mark.parametrize("name", DRIFTS)

@@ -1,0 +1,173 @@
+"""What the user asked for, checked as far as it can be without a model or data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from lightning_saliency.attribution import AnyMethod, resolve_methods
+from lightning_saliency.errors import ConfigurationError, did_you_mean
+from lightning_saliency.measures import Measure, resolve_measures
+from lightning_saliency.probes import Fields, Probes
+from lightning_saliency.schedule import Every
+from lightning_saliency.targets import resolve_target
+from lightning_saliency.trainers import Forward, Output
+
+TargetClass: TypeAlias = int | Literal["label", "prediction"]
+Wanted: TypeAlias = int | Sequence[int] | Probes | Iterable[Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The monitor's arguments, resolved; each is described there.
+
+    Attributes:
+        chunk: how many probes the first pass takes.
+    """
+
+    name: str
+    methods: Mapping[str, AnyMethod]
+    measures: Mapping[str, Measure]
+    target: Callable[[Tensor, Tensor], Tensor]
+    target_class: TargetClass
+    probes: Wanted
+    every: Every
+    reference: int | str
+    fields: Fields
+    output: Output
+    forward: Forward
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    seed: int
+    chunk: int
+    on_error: str
+
+    @classmethod
+    def of(cls, **given: Any) -> Settings:
+        """The settings of the monitor's arguments, by their names."""
+        return cls(
+            name=_checked_name(given["name"]),
+            methods=resolve_methods(given["methods"]),
+            measures=resolve_measures(given["measures"]),
+            target=resolve_target(given["target"]),
+            target_class=_checked_choice(
+                "target_class", given["target_class"], ("label", "prediction"), "a class's index"
+            ),
+            probes=_checked_probes(given["probes"]),
+            every=_checked_every(given["every"]),
+            reference=_checked_choice(
+                "reference", given["reference"], ("previous", "first", "best"), "its first step"
+            ),
+            fields=Fields(given["input"], given["label"], given["mask"]),
+            output=given["output"],
+            forward=given["forward"],
+            **_checked_normalisation(given["mean"], given["std"]),
+            seed=_checked_number("seed", given["seed"], 0),
+            chunk=_checked_number("chunk", given["chunk"], 1),
+            on_error=_checked_choice("on_error", given["on_error"], ("warn", "raise")),
+        )
+
+    def described(self) -> dict[str, str]:
+        """What maps depend on, in words: maps before and after a change can't be compared."""
+        return {
+            "target": words(self.target),
+            "target_class": str(self.target_class),
+            **{f"methods: {name}": words(method) for name, method in self.methods.items()},
+        }
+
+
+def words(value: object) -> str:
+    """A description that is the same in the next process: no addresses."""
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    described = repr(value)
+    return type(value).__qualname__ if " at 0x" in described else described
+
+
+def _checked_name(name: str) -> str:
+    """The first part of all tags."""
+    if not isinstance(name, str) or not all(part.strip() == part != "" for part in name.split("/")):
+        raise ConfigurationError(f"name={name!r} can't begin a tag. Use a word such as 'saliency'.")
+    return name
+
+
+def _checked_every(every: Any) -> Every:
+    """A number of validations as an `Every`, or an `Every`."""
+    if isinstance(every, Every):
+        return every
+    if isinstance(every, bool) or not isinstance(every, int):
+        raise ConfigurationError(
+            f"every={every!r} is a {type(every).__name__}. Give a number (2 observes every second "
+            "validation) or an Every(n=2, unit='epoch')."
+        )
+    return Every(every)
+
+
+def _checked_number(argument: str, value: Any, least: int) -> int:
+    """A whole number of `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{argument}={value!r}: give a whole number, {least} or more.")
+    return value
+
+
+def checked_reference(reference: Any) -> Any:
+    """What grids are compared with."""
+    return _checked_choice("reference", reference, ("previous", "first", "best"), "a step")
+
+
+def checked_target_class(target_class: Any) -> Any:
+    """Which class is explained."""
+    return _checked_choice("target_class", target_class, ("label", "prediction"), "a class")
+
+
+def _checked_choice(argument: str, value: Any, known: tuple[str, ...], number: str = "") -> Any:
+    """One of the words, or, where a `number` has a meaning such as ``a class``, 0 or more."""
+    if isinstance(value, str):
+        if value not in known:
+            raise ConfigurationError(f"{argument}={value!r}. {did_you_mean(value, known)}")
+    elif isinstance(value, bool) or not isinstance(value, int) or not number or value < 0:
+        instead = f", or {number} from 0 on" if number else ""
+        raise ConfigurationError(
+            f"{argument}={value!r} ({type(value).__name__}). Give one of "
+            f"{', '.join(map(repr, known))}{instead}."
+        )
+    return value
+
+
+def _checked_probes(probes: Any) -> Any:
+    """How many, or which; 1-D tensors and arrays become lists of indices."""
+    if isinstance(probes, int):
+        if isinstance(probes, bool) or probes < 1:
+            raise ConfigurationError(f"probes={probes!r}: give how many to watch, 1 or more.")
+        return probes
+    if hasattr(probes, "tolist") and getattr(probes, "ndim", 0) == 1:
+        return probes.tolist()  # indices in a tensor or an array
+    loader = isinstance(probes, Iterable) and not isinstance(probes, (Mapping, Set, Tensor))
+    if isinstance(probes, str) or not (loader or isinstance(probes, Probes)):
+        raise ConfigurationError(
+            f"probes={probes!r} is a {type(probes).__name__}. Give a number, a list of indices, a "
+            "Probes object or a DataLoader."
+        )
+    return probes
+
+
+def _checked_normalisation(mean: Any, std: Any) -> dict[str, tuple[float, ...] | None]:
+    """Both or neither, as the fields of `Settings`."""
+    if (mean is None) != (std is None):
+        raise ConfigurationError(
+            f"mean={mean} and std={std}: a normalisation is undone with both, one number per "
+            "channel each."
+        )
+    if mean is None:
+        return {"mean": None, "std": None}
+    listed = isinstance(mean, Iterable) and isinstance(std, Iterable)
+    means, stds = (tuple(map(float, mean)), tuple(map(float, std))) if listed else ((), ())
+    if not listed or len(means) != len(stds) or not all(value > 0 for value in stds):
+        raise ConfigurationError(
+            f"mean={mean} and std={std}: give a list of each with one number per channel, std "
+            "above 0."
+        )
+    return {"mean": means, "std": stds}

@@ -21,7 +21,7 @@ check: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/one_pass.py
-	$(BIN)/python benchmarks/logging.py
+	$(BIN)/python benchmarks/write_pictures.py
 
 $(VENV)/demo: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

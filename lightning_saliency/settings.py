@@ -54,12 +54,12 @@ class Settings:
             measures=resolve_measures(given["measures"]),
             target=resolve_target(given["target"]),
             target_class=_checked_choice(
-                "target_class", given["target_class"], ("label", "prediction"), "a class's index"
+                "target_class", given["target_class"], ("label", "prediction"), "a class"
             ),
             probes=_checked_probes(given["probes"]),
             every=_checked_every(given["every"]),
             reference=_checked_choice(
-                "reference", given["reference"], ("previous", "first", "best"), "its first step"
+                "reference", given["reference"], ("previous", "first", "best"), "a step"
             ),
             fields=Fields(given["input"], given["label"], given["mask"]),
             output=given["output"],

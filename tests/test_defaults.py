@@ -404,7 +404,7 @@ def test_a_test_after_a_fit_watches_its_own_data(tmp_path: Path, best: bool) -> 
     assert both.callback_metrics["saliency/failures"] == 0
     assert "saliency/gradient/drift_previous" not in both.callback_metrics
     assert len(monitor._session.probes) == 9  # type: ignore[union-attr]
-    assert monitor.state_dict()["probes"] == before["probes"]
+    assert monitor.state_dict()["memory"]["probes"] == before["memory"]["probes"]
     both.validate(net, loader(), verbose=False)
     assert both.callback_metrics["saliency/gradient/drift_previous"] == 0
 

@@ -159,7 +159,7 @@ def test_another_target_starts_anew(
     whole: tuple[Path, SaliencyMonitor, Net], tmp_path: Path
 ) -> None:
     again = monitor(target="logit")
-    with pytest.warns(SaliencyWarning, match="target changed: drift starts anew"):
+    with pytest.warns(SaliencyWarning, match="target is not what it was in the checkpoint"):
         fit(tmp_path, [again], resume=saved(whole[0])[-2])
     first, second = observed(tmp_path)
     assert "saliency/gradient/drift_first" not in first
@@ -214,7 +214,7 @@ def test_two_monitors_of_two_names(tmp_path: Path) -> None:
     )
     states = torch.load(saved(tmp_path)[-1], weights_only=True)["callbacks"]
     mine = {key: state for key, state in states.items() if "Saliency" in key}
-    assert [len(state["probes"]["names"]) for state in mine.values()] == [4, 3]
+    assert [len(state["memory"]["probes"]["names"]) for state in mine.values()] == [4, 3]
 
     again = [monitor(), monitor(name="logit", target="logit", probes=3)]
     fit(tmp_path / "again", again, epochs=2, resume=saved(tmp_path)[0])

@@ -103,7 +103,8 @@ class PictureWriter:
             )
         self._format: Format = format
         self._failed = failed
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=2)
+        # Both come with the first picture: a monitor is pickled before a fit that spawns processes.
+        self._jobs: queue.Queue[Callable[[], None] | None] | None = None
         self._thread: threading.Thread | None = None
 
     def write(self, loggers: Iterable[Any], pictures: Mapping[str, Picture], step: int) -> None:
@@ -127,33 +128,34 @@ class PictureWriter:
 
     def drain(self) -> None:
         """Wait until everything is written."""
-        if self._thread is not None:
+        if self._jobs is not None:
             self._jobs.join()
 
     def close(self) -> None:
         """Write what is waiting, and end the thread."""
-        if self._thread is not None:
+        if self._jobs is not None and self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
-            self._thread = None
+            self._jobs = self._thread = None
 
     def _submit(self, job: Callable[[], None]) -> None:
-        if self._thread is None:
+        if self._jobs is None:
+            self._jobs = queue.Queue(maxsize=2)
             self._thread = threading.Thread(
-                target=self._work, name="saliency-pictures", daemon=True
+                target=self._work, args=(self._jobs,), name="saliency-pictures", daemon=True
             )
             self._thread.start()
         self._jobs.put(job)
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+    def _work(self, jobs: queue.Queue[Callable[[], None] | None]) -> None:
+        while (job := jobs.get()) is not None:
             try:
                 job()
             except Exception as error:
                 self._failed(error)
             finally:
-                self._jobs.task_done()
-        self._jobs.task_done()
+                jobs.task_done()
+        jobs.task_done()
 
     def _to_boards(
         self, writers: list[Any], pictures: Mapping[str, Picture], step: int, now: float

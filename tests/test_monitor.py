@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -265,3 +267,11 @@ def test_the_monitor_says_what_it_watches(tmp_path: Path, caplog: pytest.LogCapt
         watch(tmp_path, SaliencyMonitor(probes=3), Net())
     (said,) = [one for one in caplog.messages if "SaliencyMonitor" in one]
     assert f"tensorboard --logdir {tmp_path} --samples_per_plugin images=1000" in said
+
+
+def test_a_monitor_can_be_pickled_and_copied() -> None:
+    """A fit that spawns processes pickles it; a tuner copies it."""
+    monitor = SaliencyMonitor(methods=ALL, target="logit", probes=3, name="mine")
+    for other in (pickle.loads(pickle.dumps(monitor)), copy.deepcopy(monitor)):
+        assert other.settings == monitor.settings
+        assert other.state_key == monitor.state_key

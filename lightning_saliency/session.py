@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,7 +103,10 @@ def open_session(
         ConfigurationError: anything that would end the first observation; with the argument.
     """
     with observing(pl_module), trainers.as_validation(trainer):
-        probes = _normalised(settings, _probes(settings, trainer, pl_module, stage, passed))
+        with _speaking_of(settings.probes):
+            probes = _probes(settings, trainer, pl_module, stage, passed)
+        if settings.mean is not None:
+            probes = replace(probes, mean=settings.mean, std=settings.std)
         if restored is not None:
             _check_unchanged(probes, restored)
         subject = trainers.subject_of(
@@ -151,32 +155,18 @@ class _Transferred(Fields):
         return super().read(self.transfer(batch))
 
 
-def _normalised(settings: Settings, probes: Probes) -> Probes:
-    """The probes with the user's own normalisation, where there is one."""
-    if settings.mean is None:
-        return probes
-    return replace(probes, mean=settings.mean, std=settings.std)
+@contextmanager
+def _speaking_of(probes: Wanted) -> Iterator[None]:
+    """Let an error say of which `probes` it speaks."""
+    try:
+        yield
+    except ConfigurationError as error:
+        listed = isinstance(probes, (int, list))
+        shown = reprlib.repr(probes) if listed else type(probes).__name__
+        raise ConfigurationError(f"probes={shown}: {error}") from error
 
 
 def _probes(
-    settings: Settings,
-    trainer: trainers.Trainer,
-    pl_module: trainers.Module,
-    stage: str,
-    passed: Sequence[Reading],
-) -> Probes:
-    """Read the probes; an error says of which `probes` it speaks."""
-    try:
-        return _read_probes(settings, trainer, pl_module, stage, passed)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"probes={_shown(settings.probes)}: {error}") from error
-
-
-def _shown(probes: Wanted) -> str:
-    return reprlib.repr(probes) if isinstance(probes, (int, list)) else type(probes).__name__
-
-
-def _read_probes(
     settings: Settings,
     trainer: trainers.Trainer,
     pl_module: trainers.Module,

@@ -275,3 +275,22 @@ def test_a_monitor_can_be_pickled_and_copied() -> None:
     for other in (pickle.loads(pickle.dumps(monitor)), copy.deepcopy(monitor)):
         assert other.settings == monitor.settings
         assert other.state_key == monitor.state_key
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_probes_have_the_memory_format_of_the_weights(tmp_path: Path, last: bool) -> None:
+    seen: list[bool] = []
+
+    class Layout(Net):
+        def forward(self, x: Tensor) -> Any:
+            if x.requires_grad:  # the monitor's pass
+                seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return super().forward(x)
+
+    net = Layout(channels=3)
+    if last:
+        net = net.to(memory_format=torch.channels_last)
+    data = loader(images(12, 3), labels(12))
+    trainer(callbacks=[SaliencyMonitor(probes=3)]).fit(net, data, data)
+    assert seen
+    assert all(one is last for one in seen)

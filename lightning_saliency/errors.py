@@ -1,9 +1,11 @@
-"""Words of our own errors: they name the argument, the value and the remedy."""
+"""Names that users write, and words of our own errors about them."""
 
 from __future__ import annotations
 
 import difflib
+import pkgutil
 from collections.abc import Iterable
+from typing import Any
 
 
 class ConfigurationError(ValueError):
@@ -20,3 +22,18 @@ def did_you_mean(name: object, known: Iterable[str], *, most: int = 8) -> str:
     shown = ", ".join(f"'{known_name}'" for known_name in names[:most])
     rest = f" … ({len(names)} in all)" if len(names) > most else ""
     return f"{hint}Known: {shown}{rest}."
+
+
+def imported(path: str, argument: str) -> Any:
+    """What an import path such as ``my_package.my_module.my_function`` names.
+
+    Raises:
+        ConfigurationError: there is nothing under that path; with the reason.
+    """
+    try:
+        return pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{argument}: nothing can be imported as {path!r} ({error}). Give the path of a "
+            "function, package.module.function, where Python finds it."
+        ) from error

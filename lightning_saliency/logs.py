@@ -67,9 +67,14 @@ TAGS = (
         "scalar",
         "integrated gradients: relative gap of its completeness axiom, median over probes",
     ),
+    Tag(
+        "saliency/{method}/undefined",
+        "scalar",
+        "share of this method's maps that are constant or not finite, and left out of its numbers",
+    ),
     Tag("saliency/magnitude", "scalar", "log10 of the median norm of the input gradient"),
     Tag("saliency/churn", "scalar", "share of predictions that flipped since the previous, 0 to 1"),
-    Tag("saliency/undefined", "scalar", "share of maps that are constant or not finite, 0 to 1"),
+    Tag("saliency/undefined", "scalar", "the same over all methods, 0 to 1"),
     Tag("saliency/mask_area", "scalar", "share of the image that the masks cover, 0 to 1"),
     Tag("saliency/seconds", "scalar", "time that this observation held up the training"),
     Tag("saliency/overhead", "scalar", "share of the fit's time so far, 0 to 1"),
@@ -185,6 +190,17 @@ def write_scalars(loggers: Iterable[Any], scalars: Mapping[str, float], step: in
     for logger in loggers:
         logger.log_metrics(dict(scalars), step=step)
         logger.save()
+
+
+def board_folders(loggers: Iterable[Any]) -> list[str]:
+    """Where TensorBoard finds what is written."""
+    boards = (logger for logger in loggers if _kind(logger) == "TensorBoardLogger")
+    return [str(board.log_dir).rstrip("/") for board in boards]
+
+
+def takes_pictures(loggers: Iterable[Any]) -> bool:
+    """Whether any of the loggers shows pictures."""
+    return any(_kind(logger) is not None for logger in loggers)
 
 
 def write_text(loggers: Iterable[Any], tag: str, text: str, step: int) -> None:

@@ -74,7 +74,10 @@ class Memory:
     def after(self, now: Snapshot, column: Column) -> Memory:
         """The memory one observation later."""
         columns, stride = _thinned((*self.columns, column), self.stride)
-        snapshots = {"first": now, **self.snapshots, "previous": now}
+        first = self.snapshots.get("first", now)
+        if now.series.keys() - first.series.keys():  # a method that came later starts later
+            first = replace(first, series={**now.series, **first.series})
+        snapshots = {**self.snapshots, "first": first, "previous": now}
         return replace(
             self, snapshots=snapshots, columns=columns, count=self.count + 1, stride=stride
         )

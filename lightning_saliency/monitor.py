@@ -15,7 +15,14 @@ from lightning_saliency.attribution import Method, MethodName, explain
 from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.gallery import View, drawn
-from lightning_saliency.logs import Format, PictureWriter, write_scalars, write_text
+from lightning_saliency.logs import (
+    Format,
+    PictureWriter,
+    board_folders,
+    takes_pictures,
+    write_scalars,
+    write_text,
+)
 from lightning_saliency.measures import Drift, Grounding, MeasureName, Shape
 from lightning_saliency.memory import Column, Memory
 from lightning_saliency.observation import observing, out_of_memory
@@ -58,8 +65,8 @@ class SaliencyMonitor(Callback):
             or a callable ``(outputs, classes) -> (N,)``.
         target_class: the class that is explained, fixed per probe: its ``label``, its
             ``prediction`` at the first observation, or one class for all.
-        measures: further measures beside directional drift: None for blurred drift, entropy and,
-            where there are masks, grounding; a list of our names; or a mapping of your names to
+        measures: further measures beside directional drift: None for entropy and, where there are
+            masks, grounding; a list of our names; or a mapping of your names to
             our names or to `Drift`, `Shape` and `Grounding` objects around functions of yours.
         every: observe every n-th validation, or an `Every` (epochs, a start).
         reference: what grids show the change since: the ``previous`` observation, the ``first``
@@ -102,9 +109,11 @@ class SaliencyMonitor(Callback):
       drift: median, as `{measure}_previous`, `…_first`, `…_reference`
     - ``saliency/{method}/completeness_gap`` (scalar): integrated gradients: relative gap of its
       completeness axiom, median over probes
+    - ``saliency/{method}/undefined`` (scalar): share of this method's maps that are constant or
+      not finite, and left out of its numbers
     - ``saliency/magnitude`` (scalar): log10 of the median norm of the input gradient
     - ``saliency/churn`` (scalar): share of predictions that flipped since the previous, 0 to 1
-    - ``saliency/undefined`` (scalar): share of maps that are constant or not finite, 0 to 1
+    - ``saliency/undefined`` (scalar): the same over all methods, 0 to 1
     - ``saliency/mask_area`` (scalar): share of the image that the masks cover, 0 to 1
     - ``saliency/seconds`` (scalar): time that this observation held up the training
     - ``saliency/overhead`` (scalar): share of the fit's time so far, 0 to 1
@@ -165,6 +174,8 @@ class SaliencyMonitor(Callback):
         """Take the place in the list of callbacks from which averaged weights are seen."""
         trainers.stand_before_averaging(trainer, self)
         self._session = None
+        if self.settings.reference == "best" and trainer.state.fn.value == "fit":
+            trainers.check_best_is_chosen(trainer)
         reason = _reason_to_keep_off(trainer, self.settings)
         self._off = reason is not None
         if reason is not None:
@@ -360,8 +371,8 @@ class SaliencyMonitor(Callback):
         changed = {what for what in now.keys() | then.keys() if now.get(what) != then.get(what)}
         anew = changed & {"target", "target_class"}
         for what in sorted(anew or changed):
-            text = f"{what} is not what it was in the checkpoint: its drift starts anew."
-            self._voice.warn(trainer, text)
+            gone = "is no longer watched" if what not in now else "starts its drift anew"
+            self._voice.warn(trainer, f"{what} is not what it was in the checkpoint: it {gone}.")
         if not anew:
             methods = {what.removeprefix("methods: ") for what in changed}
             self._memories[self._fitted] = memory.without(methods)
@@ -405,7 +416,7 @@ class SaliencyMonitor(Callback):
     # Words -----------------------------------------------------------------------------------
 
     def _introduce(self, trainer: Any, session: Session) -> None:
-        folders = [str(one.log_dir).rstrip("/") for one in trainer.loggers if one.save_dir]
+        folders = board_folders(trainer.loggers)
         about = session.about(self.settings)
         if folders:
             command = f"tensorboard --logdir {folders[0]} --samples_per_plugin images=1000"
@@ -413,6 +424,9 @@ class SaliencyMonitor(Callback):
             about += f"All of them: `{command}`"
             text = f"SaliencyMonitor watches {len(session.probes)} probes. {command}"
             self._voice.say(trainer, text)
+        elif not takes_pictures(trainer.loggers):
+            text = f"SaliencyMonitor watches {len(session.probes)} probes. No logger of this "
+            self._voice.say(trainer, text + "Trainer takes pictures, so there are numbers only.")
         write_text(trainer.loggers, f"{self.settings.name}/about", about, self._step(trainer))
 
     def _warn_of_unused_average(self, trainer: Any) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency.attribution import Explanation
+from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.measures import Drift, Grounding, Measure
 from lightning_saliency.measures.aggregate import (
     churn,
@@ -56,21 +57,40 @@ def readings(
             found |= _spread(
                 f"{method}/drift_{name}", _drift(Drift(cosine, "signed"), series, then)
             )
+        found[f"{method}/undefined"] = undefined_share(series.map)
         for measure, one in measures.items():
-            if isinstance(one, Drift):
-                for name, then in earlier.items():
-                    values = _drift(one, series, then)
-                    found[f"{method}/{measure}_{name}"] = quantiles(values, (0.5,))[0]
-            elif isinstance(one, Grounding):
-                if masks is not None:
-                    magnitudes = _magnitude(series)
-                    fitted = fit_masks(masks, magnitudes.shape[1:])
-                    found[f"{method}/{measure}"] = mean(one.function(magnitudes, fitted))
-            else:
-                found[f"{method}/{measure}"] = mean(one.function(_magnitude(series)))
+            found |= _measured(f"{method}/{measure}", one, series, earlier, masks)
         for number, values in explanation.maps[method].numbers.items():
             found[f"{method}/{number}"] = quantiles(values, (0.5,))[0]
     return found | _of_all(explanation, now, others, masks)
+
+
+def _measured(
+    tag: str, one: Measure, now: Series, earlier: Mapping[str, Series], masks: Tensor | None
+) -> dict[str, Tensor]:
+    """One further measure of one method's maps."""
+    if isinstance(one, Drift):
+        values = {
+            name: _checked(tag, _drift(one, now, then), now) for name, then in earlier.items()
+        }
+        return {f"{tag}_{name}": quantiles(each, (0.5,))[0] for name, each in values.items()}
+    if not isinstance(one, Grounding):
+        return {tag: mean(_checked(tag, one.function(_magnitude(now)), now))}
+    if masks is None:
+        return {}
+    maps = _magnitude(now)
+    return {tag: mean(_checked(tag, one.function(maps, fit_masks(masks, maps.shape[1:])), now))}
+
+
+def _checked(tag: str, values: object, series: Series) -> Tensor:
+    """What a measure returned, if it is one number per probe."""
+    if isinstance(values, Tensor) and values.shape == (len(series.map),):
+        return values
+    shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    raise ConfigurationError(
+        f"measures: '{tag.split('/')[-1]}' returns {shape} for {len(series.map)} probes. A measure "
+        "returns one number per probe, a tensor (N,)."
+    )
 
 
 def _of_all(

@@ -12,7 +12,8 @@ from lightning_saliency.errors import ConfigurationError, did_you_mean
 class Every:
     """Every n-th validation, or the last validation of every n-th epoch, from a chosen epoch on.
 
-    The untrained network is observed whatever the start: it is observation 0.
+    The untrained network is observed whatever the start: it is observation 0. The last weights of
+    a fit are observed where they fall on a turn.
 
     Args:
         n: 1 for each.

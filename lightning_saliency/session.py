@@ -28,7 +28,7 @@ from lightning_saliency.probes import (
 )
 from lightning_saliency.probes.fields import Reading
 from lightning_saliency.settings import Settings, Wanted, words
-from lightning_saliency.targets import Output, check_classes, predictions
+from lightning_saliency.targets import Output, Target, check_classes, predictions
 
 MOST_OF_A_LOADER = 1024
 """Probes taken from a loader of the user's at most: it may be endless."""
@@ -105,6 +105,11 @@ def open_session(
     with observing(pl_module), trainers.as_validation(trainer):
         with _speaking_of(settings.probes):
             probes = _probes(settings, trainer, pl_module, stage, passed)
+        if settings.needs_masks and probes.masks is None:
+            raise ConfigurationError(
+                "measures of grounding need masks, and the probes have none. Say where they are in "
+                "a batch with mask=… (an index, a key or a callable), or leave the measures out."
+            )
         if settings.mean is not None:
             probes = replace(probes, mean=settings.mean, std=settings.std)
         if restored is not None:
@@ -220,9 +225,15 @@ def _data(stage: str) -> str:
 
 def _first_loader(trainer: trainers.Trainer, stage: str) -> Any:
     loaders = trainers.loaders_of(trainer, stage)
-    if not loaders:
-        raise ConfigurationError(f"There is no {_data(stage)} data to take them from. {_INSTEAD}")
-    return loaders[0]
+    if loaders:
+        return loaders[0]
+    if stage != "test" and not trainers.validates(trainer.lightning_module):
+        name = type(trainer.lightning_module).__name__
+        raise ConfigurationError(
+            f"{name} has no validation_step, so the Trainer passes over its validation data. Write "
+            "one (it may be empty), or give probes=Probes.from_tensors(…)."
+        )
+    raise ConfigurationError(f"There is no {_data(stage)} data to take them from. {_INSTEAD}")
 
 
 def needs_passing_batches(settings: Settings, trainer: trainers.Trainer, stage: str) -> bool:
@@ -242,6 +253,14 @@ def _check_unchanged(probes: Probes, then: Fingerprint) -> None:
         )
 
 
+def _are_classes(labels: Tensor, outputs: Tensor) -> bool:
+    """Whether labels are class indices: whole numbers; 0.0 and 1.0 only of a binary net."""
+    if not labels.is_floating_point():
+        return True
+    binary = outputs.shape[1:].numel() == 1
+    return binary and bool(((labels == 0) | (labels == 1)).all())
+
+
 def _classes(
     settings: Settings, probes: Probes, subject: Subject, inputs: Tensor, outputs: Tensor
 ) -> Tensor:
@@ -258,14 +277,17 @@ def _classes(
     elif probes.targets is None:
         raise ConfigurationError(
             "target_class='label', but the batches have no label that could be found. Say where it "
-            "is with label=… (an index, a key or a callable), or use target_class='prediction'."
+            "is with label=… (an index, a key or a callable), or use target_class='prediction' or "
+            "the number of a class."
         )
-    elif probes.targets.is_floating_point() and outputs.shape[1:].numel() > 1:
+    elif not isinstance(settings.target, Target):
+        return probes.targets.to(inputs.device)  # what they mean is known to the user's function
+    elif not _are_classes(probes.targets, outputs):
         raise ConfigurationError(
             "target_class='label', but the labels are floating-point numbers, not classes. For a "
             "regression use target='output'; else say with label=… where the classes are."
         )
     else:
-        classes = probes.targets.to(inputs.device).round().long()
+        classes = probes.targets.to(inputs.device).long()
     check_classes(outputs, classes, f"target_class={wanted!r}")
     return classes

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_saliency.attribution import AnyMethod, resolve_methods
 from lightning_saliency.errors import ConfigurationError, did_you_mean
-from lightning_saliency.measures import Measure, resolve_measures
+from lightning_saliency.measures import Grounding, Measure, resolve_measures
 from lightning_saliency.probes import Fields, Probes
 from lightning_saliency.schedule import Every
 from lightning_saliency.targets import resolve_target
@@ -25,12 +25,14 @@ class Settings:
     """The monitor's arguments, resolved; each is described there.
 
     Attributes:
+        needs_masks: whether the user asked for a measure of grounding.
         chunk: how many probes the first pass takes.
     """
 
     name: str
     methods: Mapping[str, AnyMethod]
     measures: Mapping[str, Measure]
+    needs_masks: bool
     target: Callable[[Tensor, Tensor], Tensor]
     target_class: TargetClass
     probes: Wanted
@@ -51,7 +53,9 @@ class Settings:
         return cls(
             name=_checked_name(given["name"]),
             methods=resolve_methods(given["methods"]),
-            measures=resolve_measures(given["measures"]),
+            measures=(measures := resolve_measures(given["measures"])),
+            needs_masks=given["measures"] is not None
+            and any(isinstance(one, Grounding) for one in measures.values()),
             target=resolve_target(given["target"]),
             target_class=_checked_choice(
                 "target_class", given["target_class"], ("label", "prediction"), "a class"

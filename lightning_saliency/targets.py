@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_saliency.errors import ConfigurationError, did_you_mean
+from lightning_saliency.errors import ConfigurationError, did_you_mean, imported
 
 
 class Target(ABC):
@@ -146,6 +146,8 @@ def resolve_target(target: str | Callable[[Tensor, Tensor], Tensor]) -> Callable
     """A target by its name, or as it is when it is callable already."""
     if callable(target):
         return target
+    if isinstance(target, str) and "." in target:
+        return resolve_target(imported(target, "target"))
     if target not in TARGETS:
         raise ConfigurationError(
             f"target={target!r} is not the name of a target. {did_you_mean(target, TARGETS)} "

@@ -83,6 +83,22 @@ def ends_epoch(trainer: Trainer) -> bool:
     return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
 
+def check_best_is_chosen(trainer: Trainer) -> None:
+    """Raise where no ModelCheckpoint chooses a best one by a metric."""
+    monitors = [getattr(callback, "monitor", None) for callback in trainer.checkpoint_callbacks]
+    if not any(monitors):
+        raise ConfigurationError(
+            "reference='best' needs a ModelCheckpoint(monitor=…) that says which checkpoint is the "
+            "best one. Add it to the Trainer's callbacks, or use reference='first'."
+        )
+
+
+def validates(pl_module: Module) -> bool:
+    """Whether the module has a `validation_step` of its own: without, its loader is passed over."""
+    owner = next(kind for kind in type(pl_module).__mro__ if "validation_step" in vars(kind))
+    return owner.__name__ != "LightningModule"
+
+
 def best_checkpoint(trainer: Trainer) -> str:
     """The path of the best checkpoint so far; empty where none is chosen by a metric."""
     for callback in trainer.checkpoint_callbacks:

@@ -18,7 +18,7 @@ from lightning_saliency.attribution.gradient import (
 from lightning_saliency.attribution.method import AnyMethod, Maps, Method
 from lightning_saliency.attribution.passes import Explanation, bind, explain
 from lightning_saliency.attribution.subject import NoGradientPathError, Subject
-from lightning_saliency.errors import ConfigurationError, did_you_mean
+from lightning_saliency.errors import ConfigurationError, did_you_mean, imported
 
 MethodName = Literal[
     "saliency",
@@ -134,11 +134,13 @@ def _tag(name: object) -> str:
 
 
 def _method(name: str, method: object) -> AnyMethod:
+    if isinstance(method, str) and "." in method:
+        method = imported(method, f"methods: '{name}'")
     if isinstance(method, str):
         if method not in METHODS:
             raise ConfigurationError(
                 f"methods: {method!r} is not the name of a method. {did_you_mean(method, METHODS)} "
-                "A function of your own is given as a mapping: {name: its import path}."
+                "A function of your own is given as a mapping: {'mine': 'package.module.function'}."
             )
         return METHODS[method]()
     if isinstance(method, type) or not callable(method):

@@ -45,6 +45,11 @@ class Explanation:
     gradient_norm: Tensor | None
     chunk: int
 
+    def __repr__(self) -> str:
+        """Shapes: the numbers would fill screens."""
+        maps = ", ".join(f"{name} {tuple(one.map.shape)}" for name, one in self.maps.items())
+        return f"Explanation({maps}; outputs {tuple(self.outputs.shape)})"
+
 
 def explain(
     model: nn.Module | Subject,
@@ -80,8 +85,7 @@ def explain(
     subject = model if isinstance(model, Subject) else Subject(model)
     if target is not None:
         subject = replace(subject, target=target)
-    if chunk < 1 or not len(inputs):
-        raise ConfigurationError(f"chunk={chunk} for {len(inputs)} probes: both are at least 1.")
+    _check_call(inputs, targets, chunk)
     bound = bind(subject, inputs, methods)
     report = _Progress(progress, len(inputs))
     parts: list[_Part] = []
@@ -101,6 +105,21 @@ def explain(
         if inputs.device.type == "cuda":
             torch.cuda.empty_cache()
     return _joined(parts, chunk)
+
+
+def _check_call(inputs: object, targets: object, chunk: int) -> None:
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 3:
+        raise ConfigurationError(
+            f"inputs is {describe(inputs)}; give a floating-point tensor (N, C, *spatial), such as "
+            "images.float() or image[None]."
+        )
+    if not isinstance(targets, Tensor) or targets.shape != inputs.shape[:1]:
+        raise ConfigurationError(
+            f"targets is {describe(targets)} for {len(inputs)} inputs; give a tensor (N,) with the "
+            "class of each."
+        )
+    if chunk < 1 or not len(inputs):
+        raise ConfigurationError(f"chunk={chunk} for {len(inputs)} probes: both are at least 1.")
 
 
 def bind(

@@ -122,14 +122,18 @@ class PictureWriter:
         boards = [logger for logger, kind in sinks if kind == "TensorBoardLogger"]
         others = [(logger, kind) for logger, kind in sinks if kind != "TensorBoardLogger"]
         if boards:
-            # Opened here: the first access makes the event file.
-            writers = [board.experiment for board in boards]
+            # Taken here: the first access makes the event file, and two threads would make two.
+            writers = [board.experiment._get_file_writer() for board in boards]
+            local = [writer for writer in writers if "://" not in str(writer.get_logdir())]
             now = time.time()
-            self._submit(lambda: self._to_boards(writers, pictures, step, now))
+            self._submit(lambda: self._to_boards(writers, local, pictures, step, now))
         if others:
-            drawn = {tag: draw() for tag, draw in pictures.items()}
-            for logger, kind in others:
-                _SINKS[kind](logger, drawn, step)
+            try:
+                drawn = {tag: draw() for tag, draw in pictures.items()}
+                for logger, kind in others:
+                    _SINKS[kind](logger, drawn, step)
+            except Exception as error:
+                self._failed(error)
 
     def drain(self) -> None:
         """Wait until everything is written."""
@@ -163,17 +167,24 @@ class PictureWriter:
         jobs.task_done()
 
     def _to_boards(
-        self, writers: list[Any], pictures: Mapping[str, Picture], step: int, now: float
+        self,
+        writers: list[Any],
+        local: list[Any],
+        pictures: Mapping[str, Picture],
+        step: int,
+        now: float,
     ) -> None:
         for tag, draw in pictures.items():
-            picture = draw()
-            summary = image_summary(tag, picture, encode(picture, self._format))
-            for writer in writers:
-                writer._get_file_writer().add_summary(summary, step, now)
-        for writer in writers:
-            # A remote directory would be uploaded whole at each flush.
-            if "://" not in str(writer.log_dir):
-                writer.flush()
+            try:
+                picture = draw()
+                summary = image_summary(tag, picture, encode(picture, self._format))
+                for writer in writers:
+                    writer.add_summary(summary, step, now)
+            except Exception as error:
+                self._failed(error)
+        # A remote directory would be uploaded whole at each flush.
+        for writer in local:
+            writer.flush()
 
 
 def image_summary(tag: str, picture: NDArray[np.uint8], encoded: bytes) -> Any:
@@ -222,9 +233,9 @@ def _kind(logger: object) -> str | None:
     return None
 
 
-def _to_wandb(logger: Any, pictures: Mapping[str, NDArray[np.uint8]], step: int) -> None:  # noqa: ARG001
+def _to_wandb(logger: Any, pictures: Mapping[str, NDArray[np.uint8]], step: int) -> None:
     for tag, picture in pictures.items():
-        logger.log_image(tag, [picture])
+        logger.log_image(tag, [picture], step=step)
 
 
 def _to_mlflow(logger: Any, pictures: Mapping[str, NDArray[np.uint8]], step: int) -> None:

@@ -97,6 +97,10 @@ class Memory:
         """The same with another reference."""
         return replace(self, snapshots={**self.snapshots, "reference": snapshot})
 
+    def without_reference(self) -> Memory:
+        """The same without a reference."""
+        return replace(self, snapshots=_but(self.snapshots, {"reference"}))
+
     def without(self, methods: Collection[str]) -> Memory:
         """The same but for the maps of these methods."""
         if not methods:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -28,10 +28,15 @@ from lightning_saliency.memory import Column, Memory
 from lightning_saliency.observation import observing, out_of_memory
 from lightning_saliency.probes import Probes
 from lightning_saliency.probes.fields import Reading
-from lightning_saliency.progress import Progress
+from lightning_saliency.progress import Overhead, Progress
 from lightning_saliency.readings import readings, to_host
 from lightning_saliency.schedule import Every
-from lightning_saliency.session import Session, needs_passing_batches, open_session
+from lightning_saliency.session import (
+    Session,
+    needs_passing_batches,
+    open_session,
+    reason_to_keep_off,
+)
 from lightning_saliency.settings import Settings
 from lightning_saliency.snapshot import Snapshot
 from lightning_saliency.targets import Target, TargetName
@@ -40,7 +45,7 @@ from lightning_saliency.voice import Voice, in_words
 VERSION = 1
 """Of the state in checkpoints."""
 
-Key = int | str | Callable[[Any], Any] | None
+Key = int | Callable[[Any], Any] | str | None
 T = TypeVar("T")
 
 
@@ -140,7 +145,7 @@ class SaliencyMonitor(Callback):
         label: Key = None,
         mask: Key = None,
         output: Key = None,
-        forward: str | Callable[..., Any] | None = None,
+        forward: Callable[..., Any] | str | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         seed: int = 0,
@@ -161,41 +166,42 @@ class SaliencyMonitor(Callback):
         self._passed: list[Reading] = []
         self._off = False
         self._chunk = self.settings.chunk
-        self._validations = 0
+        self._validations = 0  # from the first epoch that is observed on
+        self._seen = 0  # validations of this fit
+        self._observed = -1  # which of them was observed last
         self._failures = 0
-        self._seconds = 0.0
-        self._started = time.perf_counter()
-        self._best = ""
+        self._overhead = Overhead()
+        self._best: list[Any] = []  # path and score of the best checkpoint, as far as it is known
         self._checkpoint_step: int | None = None
+        self._picture_error: Exception | None = None
 
     # When ------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the place in the list of callbacks from which averaged weights are seen."""
         trainers.stand_before_averaging(trainer, self)
-        self._session = None
+        self._session, self._passed, self._checkpoint_step = None, [], None
         if self.settings.reference == "best" and trainer.state.fn.value == "fit":
             trainers.check_best_is_chosen(trainer)
-        reason = _reason_to_keep_off(trainer, self.settings)
+        reason = reason_to_keep_off(trainer, self.settings)
         self._off = reason is not None
         if reason is not None:
             self._voice.warn(trainer, reason)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Start the clock by which the overhead is told."""
-        self._started, self._seconds = time.perf_counter(), 0.0
+        """Start the clock by which the overhead is told, and a new memory for a new fit."""
+        self._overhead = Overhead()
+        if trainer.global_step == 0 and self._restored is None:
+            self._memories, self._best = {}, []
+            self._validations, self._seen, self._observed = 0, 0, -1
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep what passes, where the data can only be iterated."""
-        self._keep(trainer, batch, dataloader_idx, "validate")
+        self._keep(trainer, batch, dataloader_idx)
 
-    def on_test_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Keep what passes, where the data can only be iterated."""
-        self._keep(trainer, batch, dataloader_idx, "test")
+    on_test_batch_start = on_validation_batch_start
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe here: ModelCheckpoint and EarlyStopping act later and see the numbers."""
@@ -208,6 +214,8 @@ class SaliencyMonitor(Callback):
         else:
             every, epoch, validation = self.settings.every, trainer.current_epoch, self._validations
             self._validations += epoch >= every.start
+            self._follow_best(trainer)
+            self._seen += 1
             if every.due(validation, epoch, trainers.ends_epoch(trainer)):
                 self._look(trainer, pl_module, trainers.label_of(trainer))
 
@@ -232,14 +240,16 @@ class SaliencyMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe after an epoch where nothing is ever validated."""
-        epoch = trainer.current_epoch
-        due = self.settings.every.due(epoch, epoch, True)
+        epoch, every = trainer.current_epoch, self.settings.every
+        due = every.due(epoch - every.start, epoch, True)
         if due and not self._off and not trainer.enable_validation:
             self._look(trainer, pl_module, f"epoch {epoch}")
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """See the last picture written."""
         self._writer.drain()
+        if self._picture_error is not None and self.settings.on_error == "raise":
+            raise self._picture_error
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give back the thread that writes."""
@@ -266,7 +276,7 @@ class SaliencyMonitor(Callback):
                 progress=progress,
             )
             now = Snapshot.of(explanation, step=self._step(trainer), label=label)
-            masks, measures = session.masks(pl_module), self.settings.measures
+            masks, measures = session.masks(pl_module), session.measures
             if not others:  # what only later observations measure is proved to work, too
                 readings(explanation, now, {"previous": now}, measures, masks)
             numbers = readings(explanation, now, others, measures, masks)
@@ -277,6 +287,7 @@ class SaliencyMonitor(Callback):
         drift = {name: scalars.get(f"{name}/drift_previous", float("nan")) for name in now.series}
         memory = memory.after(now, Column.of(memory.count, label, host, drift))
         self._memories[session.probes.hash] = memory.marked(now, self.settings.reference)
+        self._observed = self._seen
         if trainer.is_global_zero:
             pictures = session.gallery.pictures(View.of(now, reference, memory.columns, host))
             self._writer.write(trainer.loggers, self._tagged(pictures), now.step)
@@ -285,72 +296,68 @@ class SaliencyMonitor(Callback):
     # Around an observation -------------------------------------------------------------------
 
     def _start(self, trainer: Any, pl_module: Any) -> None:
-        """Prepare, and observe the untrained network, unless a resumed run has done so."""
-        begun = time.perf_counter()
-        session = self._open(trainer, pl_module, "fit")
-        if session.probes.hash not in self._memories:
-            self._first_look(trainer, pl_module, session, "start", begun)
+        """Prepare, and observe the untrained network, unless a resumed run has done so.
 
-    def _look(self, trainer: Any, pl_module: Any, label: str) -> None:
-        """Observe now; a failure after the first observation never stops the run."""
+        It proves before the first step that all later observations can work, so its errors stop
+        the run: nothing is lost yet.
+        """
         begun = time.perf_counter()
-        session = self._session or self._open(trainer, pl_module, label)
-        memory = self._memories.get(session.probes.hash)
-        if memory is None:
-            self._first_look(trainer, pl_module, session, label, begun)
+        session, step = self._open(trainer, pl_module), self._step(trainer)
+        if session.probes.hash in self._memories:
             return
-        self._warn_of_unused_average(trainer)
-        scalars: dict[str, float] = {}
-        try:
-            memory = self._with_best(trainer, memory)
-            scalars = self._observe(trainer, pl_module, session, memory, label)
-        except Exception as error:
-            if self.settings.on_error == "raise":
-                raise
-            self._failures += 1
-            text = f"an observation failed and was left out: {in_words(error)}"
-            self._voice.warn(trainer, text)
-        pl_module.log_dict(self._tagged(scalars | self._costs(begun)), rank_zero_only=False)
-
-    def _first_look(
-        self, trainer: Any, pl_module: Any, session: Session, label: str, begun: float
-    ) -> None:
-        """The first observation proves that all later ones can work, so its failure is told now."""
         memory = Memory(session.classes, session.probes.fingerprint)
+        label = "start" if step == 0 else f"step {step}"
         try:
             scalars = self._observe(trainer, pl_module, session, memory, label)
         except ConfigurationError:
             raise
         except Exception as error:
-            if out_of_memory(error) and self.settings.on_error == "warn":
-                self._failures += 1
-                text = f"the first observation ran out of memory: {in_words(error)}"
-                self._voice.warn(trainer, text)
-                return
-            raise ConfigurationError(
-                f"The first observation failed with {in_words(error)}\nIt looked at probes "
-                f"{tuple(session.probes.inputs.shape)}, {session.probes.inputs.dtype}, with the "
-                f"methods {list(session.methods)} and measures {list(self.settings.measures)}. "
-                "Check methods=…, measures=…, input=… and forward=…."
-            ) from error
-        tagged = self._tagged(scalars | self._costs(begun))
-        if not (trainer.sanity_checking or trainer.training):
-            pl_module.log_dict(tagged, rank_zero_only=False)
-        elif trainer.is_global_zero:
+            if not out_of_memory(error):
+                raise session.impossible(error) from error
+            self._failed(trainer, error)
+            return
+        try:
             # The Trainer throws away what is logged in a sanity check, and takes nothing before it.
-            write_scalars(trainer.loggers, tagged, self._step(trainer))
-        if trainer.is_global_zero:
-            self._introduce(trainer, session)
+            if trainer.is_global_zero:
+                write_scalars(trainer.loggers, self._tagged(scalars | self._costs(begun)), step)
+                self._introduce(trainer, session)
+        except Exception as error:
+            self._failed(trainer, error)
 
-    def _open(self, trainer: Any, pl_module: Any, stage: str) -> Session:
+    def _look(self, trainer: Any, pl_module: Any, label: str) -> None:
+        """Observe now; from here on a failure never stops a run."""
+        begun = time.perf_counter()
+        scalars: dict[str, float] = {}
+        try:
+            session = self._session or self._open(trainer, pl_module)
+            memory = self._memories.get(session.probes.hash)
+            first = Memory(session.classes, session.probes.fingerprint)
+            if (unused := trainers.never_averaged(trainer)) is not None:
+                self._voice.warn(trainer, unused)
+            scalars = self._observe(trainer, pl_module, session, memory or first, label)
+            if memory is None and trainer.is_global_zero:
+                self._introduce(trainer, session)
+        except Exception as error:
+            self._failed(trainer, error)
+        pl_module.log_dict(self._tagged(scalars | self._costs(begun)), rank_zero_only=False)
+
+    def _failed(self, trainer: Any, error: Exception) -> None:
+        """Count a failure and tell it once, or stop the run where that is wanted."""
+        if self.settings.on_error == "raise":
+            raise error
+        self._failures += 1
+        text = f"an observation failed and was left out: {in_words(error)}"
+        self._voice.warn(trainer, text, about=f"failure: {type(error).__name__}")
+
+    def _open(self, trainer: Any, pl_module: Any) -> Session:
         """Open a session, and go on with what is remembered of its probes."""
         restored, fits = self._restored, trainer.state.fn.value == "fit"
         then = None if restored is None else Memory.from_state(restored["memory"])
         session = open_session(
-            self.settings,
+            replace(self.settings, probes=self._wanted()),
             trainer,
             pl_module,
-            stage=stage,
+            stage=trainer.state.fn.value,
             passed=self._passed,
             restored=then.probes if then is not None and fits else None,
         )
@@ -370,6 +377,8 @@ class SaliencyMonitor(Callback):
         self._fitted, now = memory.probes.hash, self.settings.described()
         changed = {what for what in now.keys() | then.keys() if now.get(what) != then.get(what)}
         anew = changed & {"target", "target_class"}
+        if "reference" in changed:
+            changed, memory, self._best = changed - {"reference"}, memory.without_reference(), []
         for what in sorted(anew or changed):
             gone = "is no longer watched" if what not in now else "starts its drift anew"
             self._voice.warn(trainer, f"{what} is not what it was in the checkpoint: it {gone}.")
@@ -377,38 +386,56 @@ class SaliencyMonitor(Callback):
             methods = {what.removeprefix("methods: ") for what in changed}
             self._memories[self._fitted] = memory.without(methods)
 
-    def _with_best(self, trainer: Any, memory: Memory) -> Memory:
-        """The best checkpoint's observation as the reference, when that is wanted.
+    def _follow_best(self, trainer: Any) -> None:
+        """Make the best checkpoint's observation the reference, when that is wanted.
 
-        Checkpoints are written after us, so a best one that is new is of the previous observation.
+        Checkpoints are written after us, so a best one that is new is of the validation before.
         """
-        best = trainers.best_checkpoint(trainer) if self.settings.reference == "best" else ""
-        if best in ("", self._best):
-            return memory
+        best = trainers.best_checkpoint(trainer) if self.settings.reference == "best" else []
+        if best in ([], self._best):
+            return
         self._best = best
-        return memory.with_reference(memory.snapshots["previous"])
+        memory = self._memories.get(self._fitted)
+        if memory is not None and self._observed == self._seen:
+            previous = memory.snapshots["previous"]
+            self._memories[self._fitted] = memory.with_reference(previous)
+        else:
+            self._voice.warn(
+                trainer,
+                "the best checkpoint is of a validation that was not observed, so the reference "
+                "stays what it was. With every=1 each one is.",
+            )
 
-    def _keep(self, trainer: Any, batch: Any, loader: int, stage: str) -> None:
+    def _wanted(self) -> Any:
+        """Which probes; of data that can only be iterated no more than a checkpoint has."""
         wanted = self.settings.probes
+        if self._restored is None or not isinstance(wanted, int):
+            return wanted
+        return min(wanted, len(self._restored["memory"]["classes"]))
+
+    def _keep(self, trainer: Any, batch: Any, loader: int) -> None:
         if self._off or self._session is not None or loader != 0:
             return
+        wanted = self._wanted()
         kept = sum(len(reading.inputs) for reading in self._passed)
         more = isinstance(wanted, int) and kept < wanted
+        stage = trainer.state.fn.value
         if more and needs_passing_batches(self.settings, trainer, stage):
-            # A copy on the CPU, made now: the validation step may write to its batch.
-            self._passed.append(self.settings.fields.read(batch))
+            try:
+                # A copy on the CPU, made now: the validation step may write to its batch.
+                self._passed.append(self.settings.fields.read(batch))
+            except ConfigurationError as error:
+                if trainer.sanity_checking:
+                    raise
+                self._failed(trainer, error)
 
     def _step(self, trainer: Any) -> int:
         if trainer.state.fn.value != "fit" and self._checkpoint_step is not None:
             return self._checkpoint_step
-        return 0 if trainer.sanity_checking else trainers.step_of(trainer)
+        return trainers.step_of(trainer)
 
     def _costs(self, begun: float) -> dict[str, float]:
-        seconds = time.perf_counter() - begun
-        self._seconds += seconds
-        whole = max(time.perf_counter() - self._started, 1e-9)
-        overhead = min(1.0, self._seconds / whole)
-        return {"seconds": seconds, "overhead": overhead, "failures": float(self._failures)}
+        return self._overhead.since(begun) | {"failures": float(self._failures)}
 
     def _tagged(self, named: Mapping[str, T]) -> dict[str, T]:
         return {f"{self.settings.name}/{name}": value for name, value in named.items()}
@@ -417,30 +444,21 @@ class SaliencyMonitor(Callback):
 
     def _introduce(self, trainer: Any, session: Session) -> None:
         folders = board_folders(trainer.loggers)
+        command = "tensorboard --logdir {} --samples_per_plugin images=1000"
+        said = command.format(folders[0]) if folders else ""
         about = session.about(self.settings)
-        if folders:
-            command = f"tensorboard --logdir {folders[0]} --samples_per_plugin images=1000"
-            about += "\n\nTensorBoard keeps ten random steps of a picture. "
-            about += f"All of them: `{command}`"
-            text = f"SaliencyMonitor watches {len(session.probes)} probes. {command}"
-            self._voice.say(trainer, text)
+        if said:
+            about += f"\n\nTensorBoard keeps ten random steps of a picture. All of them: `{said}`"
         elif not takes_pictures(trainer.loggers):
-            text = f"SaliencyMonitor watches {len(session.probes)} probes. No logger of this "
-            self._voice.say(trainer, text + "Trainer takes pictures, so there are numbers only.")
+            said = "No logger of this Trainer takes pictures, so there are numbers only."
+        self._voice.say(trainer, f"SaliencyMonitor watches {len(session.probes)} probes. {said}")
         write_text(trainer.loggers, f"{self.settings.name}/about", about, self._step(trainer))
-
-    def _warn_of_unused_average(self, trainer: Any) -> None:
-        unused = trainers.never_averaged(trainer)
-        if unused is not None:
-            self._voice.warn(
-                trainer,
-                f"{unused} has not averaged anything yet, so the validation sees weights from "
-                "before the training: no drift is to be seen until it has.",
-            )
 
     def _picture_failed(self, error: Exception) -> None:
         self._failures += 1
-        self._voice.warn_from_thread(f"a picture could not be written: {in_words(error)}")
+        self._picture_error = self._picture_error or error
+        text = f"a picture could not be written: {in_words(error)}"
+        self._voice.warn_from_thread(text, about=f"picture: {type(error).__name__}")
 
     # State -----------------------------------------------------------------------------------
 
@@ -459,6 +477,8 @@ class SaliencyMonitor(Callback):
             "settings": self.settings.described(),
             "memory": memory.state(),
             "validations": self._validations,
+            "seen": self._seen,
+            "observed": self._observed,
             "failures": self._failures,
             "best": self._best,
             "chunk": self._chunk,
@@ -476,23 +496,10 @@ class SaliencyMonitor(Callback):
             )
         self._restored, self._memories = state_dict, {}
         self._validations, self._failures = state_dict["validations"], state_dict["failures"]
-        self._best, self._chunk = state_dict["best"], state_dict["chunk"]
+        self._seen, self._observed = state_dict["seen"], state_dict["observed"]
+        self._best = state_dict["best"]
+        self._chunk = min(self.settings.chunk, state_dict["chunk"])
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note the step of the weights, which `trainer.validate` and `trainer.test` forget."""
         self._checkpoint_step = trainers.step_of_checkpoint(checkpoint)
-
-
-def _reason_to_keep_off(trainer: Any, settings: Settings) -> str | None:
-    untried = trainers.untried_strategy(trainer)
-    if untried is not None:
-        return f"it keeps off the strategy {untried}, under which it was not tried."
-    if trainer.barebones:
-        return "it keeps off a barebones Trainer, which logs nothing."
-    without_validation = trainer.state.fn.value == "fit" and trainer.limit_val_batches == 0
-    if without_validation and isinstance(settings.probes, (int, Sequence)):
-        return (
-            "limit_val_batches=0, so there is neither data to take probes from nor a validation "
-            "to observe at. Give probes=Probes.from_tensors(…) to go on."
-        )
-    return None

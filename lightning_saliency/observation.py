@@ -19,15 +19,17 @@ import torch
 from torch import Tensor, nn
 
 LARGE = 64 * 2**20
-"""Bytes above which a tensor that a module holds is used in place: copies of a memory bank or of a
-whole data set would cost more than they protect. Inference tensors are copied whatever their size,
-since no backward pass can go through them."""
+"""Bytes that are copied at most. Beyond them, of a memory bank or a whole data set, the module's
+own tensor is used: a copy would cost more than it protects. Inference tensors are copied whatever
+their size, since no backward pass can go through them."""
 
 _SEQUENCES = (list, deque)
 _MAPPINGS = (dict, OrderedDict, defaultdict)
 
 _MODULE_STATE = frozenset(nn.Module().__dict__)
-"""What `nn.Module` itself keeps in an instance: parameters, hooks, children. Never touched."""
+"""What `nn.Module` itself keeps in an instance: parameters, hooks, children. Never copied."""
+
+_HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
 
 
 @contextmanager
@@ -139,17 +141,20 @@ def _operations() -> list[str]:
 @contextmanager
 def _module_state(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, private buffers and private attributes for every submodule."""
-    copies: dict[int, Any] = {}
+    copies = _Copies()
     with ExitStack() as scope:
         parts = _parts(module)
         for part in parts:
             scope.callback(_restore, part, part.training, dict(part._buffers), _attributes(part))
+            for name in _HOOKS:
+                if name in part.__dict__:
+                    scope.callback(_restore_hooks, part.__dict__[name], dict(part.__dict__[name]))
         for part in parts:
             part.training = False
             for name, buffer in part._buffers.items():
-                part._buffers[name] = _private(buffer, copies)
+                part._buffers[name] = copies.of(buffer)
             for name, value in _attributes(part).items():
-                part.__dict__[name] = _private(value, copies)
+                part.__dict__[name] = copies.of(value)
             if hasattr(part, "log_dict"):  # a LightningModule: what forward logs is not ours to say
                 part.__dict__["log"] = part.__dict__["log_dict"] = _silent
         yield
@@ -198,34 +203,52 @@ def _restore(
     part.__dict__.update(attributes)
 
 
-def _private(value: Any, copies: dict[int, Any]) -> Any:
-    """A copy that may be written to; one and the same for aliases (tied buffers stay tied)."""
-    if isinstance(value, Tensor):
-        if isinstance(value, nn.Parameter) or type(value) is not Tensor:
-            return value
-        if not value.is_inference() and value.nbytes > LARGE:
-            return value
-        if id(value) not in copies:
-            copies[id(value)] = value.detach().clone()
-        return copies[id(value)]
-    if id(value) in copies:
-        return copies[id(value)]
-    # Known before it is filled: a structure may hold itself.
-    if type(value) in _SEQUENCES:
-        items = copies[id(value)] = copy.copy(value)
-        items.clear()
-        items.extend(_private(item, copies) for item in value)
-        return items
-    if type(value) in _MAPPINGS:
-        entries = copies[id(value)] = copy.copy(value)
-        entries.update((key, _private(item, copies)) for key, item in value.items())
-        return entries
-    if type(value) is set:
-        copies[id(value)] = copy.copy(value)
-        return copies[id(value)]
-    if type(value) is tuple:
-        return tuple(_private(item, copies) for item in value)
-    return value
+def _restore_hooks(hooks: dict[int, Any], before: dict[int, Any]) -> None:
+    """The same hooks in the same registry: handles of the user's refer to it."""
+    if hooks != before:
+        hooks.clear()
+        hooks.update(before)
+
+
+class _Copies:
+    """Copies that may be written to; one and the same for aliases (tied buffers stay tied)."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Any] = {}
+        self._left = LARGE
+
+    def of(self, value: Any) -> Any:
+        """The copy of a value, or the value itself where it needs none."""
+        if id(value) in self._made:
+            return self._made[id(value)]
+        if isinstance(value, Tensor):
+            return self._of_tensor(value)
+        # Known before it is filled: a structure may hold itself.
+        if type(value) in _SEQUENCES:
+            items = self._made[id(value)] = copy.copy(value)
+            items.clear()
+            items.extend(self.of(item) for item in value)
+            return items
+        if type(value) in _MAPPINGS:
+            entries = self._made[id(value)] = copy.copy(value)
+            entries.update((key, self.of(item)) for key, item in value.items())
+            return entries
+        if type(value) is set:
+            self._made[id(value)] = copy.copy(value)
+            return self._made[id(value)]
+        return tuple(self.of(item) for item in value) if type(value) is tuple else value
+
+    def _of_tensor(self, tensor: Tensor) -> Tensor:
+        if isinstance(tensor, nn.Parameter) or type(tensor) is not Tensor:
+            return tensor
+        # Of a sparse tensor that is more than it takes.
+        size = tensor.numel() * tensor.element_size()
+        if size > self._left and not tensor.is_inference():
+            return tensor
+        self._left -= size
+        copied: Tensor = tensor.detach().clone()
+        self._made[id(tensor)] = copied
+        return copied
 
 
 def _silent(*_: Any, **__: Any) -> None:

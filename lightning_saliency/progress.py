@@ -1,4 +1,4 @@
-"""Say that a long observation is under way, in the Trainer's own way of saying things."""
+"""What observations cost in time: told while they run, and counted afterwards."""
 
 from __future__ import annotations
 
@@ -50,3 +50,23 @@ class Progress:
             self._parent.print(
                 f"SaliencyMonitor looks at {self._label}: {total} passes of a probe …"
             )
+
+
+class Overhead:
+    """The clock of a fit: what share of it observations took."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._seconds = 0.0
+
+    def since(self, begun: float) -> dict[str, float]:
+        """Add an observation that began at `begun` (`time.perf_counter`) and ends now.
+
+        Returns:
+            Its ``seconds``, and the ``overhead``: the share of the time since the fit's start that
+            all observations took together, 0 to 1.
+        """
+        now = time.perf_counter()
+        self._seconds += now - begun
+        whole = max(now - self._started, self._seconds)
+        return {"seconds": now - begun, "overhead": self._seconds / whole}

@@ -85,7 +85,7 @@ def _measured(
 def _checked(tag: str, values: object, series: Series) -> Tensor:
     """What a measure returned, if it is one number per probe."""
     if isinstance(values, Tensor) and values.shape == (len(series.map),):
-        return values
+        return values.to(series.map.device)
     shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
     raise ConfigurationError(
         f"measures: '{tag.split('/')[-1]}' returns {shape} for {len(series.map)} probes. A measure "

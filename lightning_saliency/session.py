@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lightning_saliency import trainers
 from lightning_saliency.attribution import AnyMethod, Method, Subject, bind
-from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.gallery import Gallery
-from lightning_saliency.observation import observing
+from lightning_saliency.measures import Measure
+from lightning_saliency.observation import observing, out_of_memory
 from lightning_saliency.probes import (
     Fields,
     Fingerprint,
@@ -29,6 +29,7 @@ from lightning_saliency.probes import (
 from lightning_saliency.probes.fields import Reading
 from lightning_saliency.settings import Settings, Wanted, words
 from lightning_saliency.targets import Output, Target, check_classes, predictions
+from lightning_saliency.voice import in_words
 
 MOST_OF_A_LOADER = 1024
 """Probes taken from a loader of the user's at most: it may be endless."""
@@ -43,6 +44,7 @@ class Session:
         classes: `(N,)` int64 on the model's device: the class that is explained.
         subject: the model and how it is called.
         methods: with their layers found.
+        measures: what is measured beside directional drift.
         gallery: how the probes look.
     """
 
@@ -50,6 +52,7 @@ class Session:
     classes: Tensor
     subject: Subject
     methods: Mapping[str, AnyMethod]
+    measures: Mapping[str, Measure]
     gallery: Gallery
 
     def inputs(self, pl_module: trainers.Module) -> Tensor:
@@ -67,6 +70,15 @@ class Session:
         """The masks on the model's device."""
         masks = self.probes.masks
         return None if masks is None else masks.to(pl_module.device)
+
+    def impossible(self, error: Exception) -> ConfigurationError:
+        """The error that ends a run whose first observation failed with `error`."""
+        return ConfigurationError(
+            f"The first observation failed with {in_words(error)}\nIt looked at probes "
+            f"{tuple(self.probes.inputs.shape)}, {self.probes.inputs.dtype}, with the methods "
+            f"{list(self.methods)} and measures {list(self.measures)}. Check methods=…, "
+            "measures=…, input=… and forward=…."
+        )
 
     def about(self, settings: Settings) -> str:
         """The text of the log that says what is seen, in Markdown."""
@@ -132,7 +144,7 @@ def open_session(
         probes.std,
         signed,
     )
-    return Session(probes, classes, subject, methods, gallery)
+    return Session(probes, classes, subject, methods, settings.measures, gallery)
 
 
 def first_outputs(subject: Subject, inputs: Tensor) -> Tensor:
@@ -143,6 +155,8 @@ def first_outputs(subject: Subject, inputs: Tensor) -> Tensor:
     except ConfigurationError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         raise ConfigurationError(
             f"{type(subject.module).__name__} can't be called with one probe of the shape "
             f"{tuple(inputs[:1].shape)}, {inputs.dtype}: {type(error).__name__}: {error}. Say what "
@@ -236,6 +250,22 @@ def _first_loader(trainer: trainers.Trainer, stage: str) -> Any:
     raise ConfigurationError(f"There is no {_data(stage)} data to take them from. {_INSTEAD}")
 
 
+def reason_to_keep_off(trainer: trainers.Trainer, settings: Settings) -> str | None:
+    """Why nothing is observed in this run, if that is so."""
+    untried = trainers.untried_strategy(trainer)
+    if untried is not None:
+        return f"it keeps off the strategy {untried}, under which it was not tried."
+    if trainer.barebones:
+        return "it keeps off a barebones Trainer, which logs nothing."
+    without_validation = trainer.state.fn.value == "fit" and trainer.limit_val_batches == 0
+    if without_validation and isinstance(settings.probes, (int, Sequence)):
+        return (
+            "limit_val_batches=0, so there is neither data to take probes from nor a validation "
+            "to observe at. Give probes=Probes.from_tensors(…) to go on."
+        )
+    return None
+
+
 def needs_passing_batches(settings: Settings, trainer: trainers.Trainer, stage: str) -> bool:
     """Whether the probes are the first examples that pass: the data can only be iterated."""
     if not isinstance(settings.probes, int):
@@ -270,7 +300,8 @@ def _classes(
         return torch.zeros(count, dtype=torch.long, device=inputs.device)
     if wanted == "prediction":
         with torch.no_grad():
-            parts = [predictions(subject.scores(chunk)) for chunk in torch.split(inputs, CHUNK)]
+            chunks = torch.split(inputs, settings.chunk)
+            parts = [predictions(subject.scores(chunk)) for chunk in chunks]
         return torch.cat(parts)
     if isinstance(wanted, int):
         classes = torch.full((count,), wanted, device=inputs.device)

@@ -79,6 +79,7 @@ class Settings:
         return {
             "target": words(self.target),
             "target_class": str(self.target_class),
+            "reference": str(self.reference),
             **{f"methods: {name}": words(method) for name, method in self.methods.items()},
         }
 
@@ -115,16 +116,6 @@ def _checked_number(argument: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(f"{argument}={value!r}: give a whole number, {least} or more.")
     return value
-
-
-def checked_reference(reference: Any) -> Any:
-    """What grids are compared with."""
-    return _checked_choice("reference", reference, ("previous", "first", "best"), "a step")
-
-
-def checked_target_class(target_class: Any) -> Any:
-    """Which class is explained."""
-    return _checked_choice("target_class", target_class, ("label", "prediction"), "a class")
 
 
 def _checked_choice(argument: str, value: Any, known: tuple[str, ...], number: str = "") -> Any:

@@ -45,11 +45,14 @@ def stand_before_averaging(trainer: Trainer, callback: object) -> None:
 
 
 def never_averaged(trainer: Trainer) -> str | None:
-    """The name of an averaging callback whose average has not been updated yet."""
+    """What to say of an averaging callback whose average has not been updated yet."""
     for callback in trainer.callbacks:
         average = getattr(callback, "_average_model", None)
         if _averages(callback) and average is not None and int(average.n_averaged) == 0:
-            return type(callback).__name__
+            return (
+                f"{type(callback).__name__} has not averaged anything yet, so the validation sees "
+                "weights from before the training: no drift is to be seen until it has."
+            )
     return None
 
 
@@ -99,12 +102,13 @@ def validates(pl_module: Module) -> bool:
     return owner.__name__ != "LightningModule"
 
 
-def best_checkpoint(trainer: Trainer) -> str:
-    """The path of the best checkpoint so far; empty where none is chosen by a metric."""
+def best_checkpoint(trainer: Trainer) -> list[Any]:
+    """Path and score of the best checkpoint so far; empty where none is chosen by a metric."""
     for callback in trainer.checkpoint_callbacks:
-        if getattr(callback, "monitor", None) is not None:
-            return str(callback.best_model_path)
-    return ""
+        score = getattr(callback, "best_model_score", None)
+        if getattr(callback, "monitor", None) is not None and score is not None:
+            return [str(callback.best_model_path), float(score)]
+    return []
 
 
 def loaders_of(trainer: Trainer, stage: str) -> list[Any]:

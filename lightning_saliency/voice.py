@@ -27,14 +27,14 @@ class Voice:
         else:
             log.info(text)
 
-    def warn(self, trainer: Any, text: str) -> None:
-        """Warn of this, unless it was said before."""
-        if self._first(text) and trainer.is_global_zero:
+    def warn(self, trainer: Any, text: str, *, about: str = "") -> None:
+        """Warn of this, unless it, or something else `about` the same, was said before."""
+        if self._first(about or text) and trainer.is_global_zero:
             warnings.warn(f"SaliencyMonitor: {text}", SaliencyWarning, stacklevel=2)
 
-    def warn_from_thread(self, text: str) -> None:
+    def warn_from_thread(self, text: str, *, about: str) -> None:
         """Log this, unless it was said before: a warning on another thread reaches nobody."""
-        if self._first(text):
+        if self._first(about):
             log.warning("SaliencyMonitor: %s", text)
 
     def _first(self, text: str) -> bool:

@@ -87,7 +87,7 @@ def check(
         "saliency/churn": looks[1:],
         **{f"saliency/{name}": looks for name in ("magnitude", "undefined", "seconds", "overhead")},
         "saliency/failures": looks,
-        "saliency/gradient/entropy": looks,
+        **{f"saliency/gradient/{name}": looks for name in ("entropy", "undefined")},
     }
     for tag in ours:
         assert all(map(math.isfinite, events.scalars[tag].values())), tag

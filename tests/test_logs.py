@@ -137,12 +137,12 @@ def logger_named(name: str, calls: list[Any], **attributes: Any) -> Any:
 
 def test_wandb_is_given_a_list_of_images() -> None:
     calls: list[Any] = []
-    log_image = lambda self, key, images: calls.append((key, len(images)))  # noqa: E731
+    log_image = lambda self, key, images, step: calls.append((key, len(images), step))  # noqa: E731
     writer = PictureWriter("jpeg", fail)
     writer.write(
         [logger_named("WandbLogger", calls, log_image=log_image)], {"saliency/a": picture}, 3
     )
-    assert calls == [("saliency/a", 1)]
+    assert calls == [("saliency/a", 1, 3)]
 
 
 def test_mlflow_is_given_an_array_with_key_and_step() -> None:

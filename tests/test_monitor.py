@@ -8,7 +8,7 @@ import pickle
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from lightning_saliency import Every, SaliencyMonitor, SaliencyWarning, SmoothGrad
 from lightning_saliency.attribution import MethodName
-from lightning_saliency.measures import MeasureName
+from lightning_saliency.measures import MEASURES, Grounding
 from lightning_saliency.observation import observing
 from lightning_saliency.readings import to_host
 
 ALL: list[MethodName] = ["saliency", "smooth_grad", "integrated_gradients", "grad_cam", "hires_cam"]
+
+
+RESUMED = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 
 
 class Frozen(Net):
@@ -50,9 +53,10 @@ def watch(
 
 
 def test_frozen_weights_drift_by_exactly_nothing(tmp_path: Path) -> None:
-    monitor = SaliencyMonitor(
-        methods=ALL, measures=list(get_args(MeasureName)), probes=9, reference="first"
-    )
+    measures: dict[str, Any] = {
+        name: one for name, one in MEASURES.items() if not isinstance(one, Grounding)
+    }
+    monitor = SaliencyMonitor(methods=ALL, measures=measures, probes=9, reference="first")
     events = watch(tmp_path, monitor, Frozen(), max_epochs=3)
     drifts = {
         tag: set(points.values())
@@ -294,3 +298,116 @@ def test_probes_have_the_memory_format_of_the_weights(tmp_path: Path, last: bool
     trainer(callbacks=[SaliencyMonitor(probes=3)]).fit(net, data, data)
     assert seen
     assert all(one is last for one in seen)
+
+
+@RESUMED
+def test_a_method_that_comes_with_a_resume_starts_anew(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    data = loader(images(12), labels(12))
+    saving = ModelCheckpoint(tmp_path, save_last=True)
+    first = trainer(callbacks=[SaliencyMonitor(probes=3), saving], enable_checkpointing=True)
+    first.fit(Net(), data, data)
+    monitor = SaliencyMonitor(methods={"gradient": "saliency", "cam": "grad_cam"}, probes=3)
+    again = trainer(callbacks=[monitor], logger=board(tmp_path / "again"), max_epochs=5)
+    with pytest.warns(SaliencyWarning, match="methods: cam .* starts its drift anew"):
+        again.fit(Net(), data, data, ckpt_path=tmp_path / "last.ckpt")
+    scalars = Events(tmp_path / "again").scalars
+    assert list(scalars["saliency/gradient/drift_first"]) == [5, 7, 9]
+    assert list(scalars["saliency/cam/drift_first"]) == [7, 9]
+
+
+def test_two_methods_do_not_see_what_the_other_wrote(tmp_path: Path) -> None:
+    """Each of the user's functions has its own inputs, with its own gradients."""
+
+    def careless(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        inputs.requires_grad_()
+        model(inputs).gather(1, targets[:, None]).sum().backward()
+        assert inputs.grad is not None
+        maps = inputs.grad.abs()
+        inputs.data.mul_(2)
+        return maps
+
+    monitor = SaliencyMonitor(methods={"a": careless, "b": careless}, probes=3, target="logit")
+    watch(tmp_path, monitor, Frozen())
+    (memory,) = monitor._memories.values()
+    series = memory.snapshots["previous"].series
+    assert torch.equal(series["a"].peak, series["b"].peak)
+    assert monitor._session is not None
+    assert any(torch.equal(monitor._session.probes.inputs[0], one) for one in images(24))
+
+
+def test_a_test_that_cannot_be_observed_does_not_end_in_an_error(tmp_path: Path) -> None:
+    class Unlabelled(Net):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("tested", 1.0)
+
+    fit = trainer(callbacks=[SaliencyMonitor(probes=3)])
+    data = loader(images(12), labels(12))
+    net = Unlabelled()
+    fit.fit(net, data, data)
+    with pytest.warns(SaliencyWarning, match="target_class='label'"):
+        results = fit.test(net, loader(images(12)), verbose=False)
+    assert results[0]["tested"] == 1.0
+
+
+def test_a_second_fit_starts_a_new_history(tmp_path: Path) -> None:
+    monitor = SaliencyMonitor(probes=3)
+    for name in ("one", "two"):
+        events = watch(tmp_path / name, monitor, Net(), max_epochs=1)
+        assert list(events.images["saliency/gradient"]) == [0, 1]
+
+
+@RESUMED
+def test_a_validation_after_a_resume_stands_at_its_own_step(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    data = loader(images(12), labels(12))
+    saving = ModelCheckpoint(tmp_path, save_last=True)
+    first = trainer(callbacks=[SaliencyMonitor(probes=3), saving], enable_checkpointing=True)
+    first.fit(Net(), data, data)
+    again = trainer(
+        callbacks=[SaliencyMonitor(probes=3)], logger=board(tmp_path / "a"), max_epochs=4
+    )
+    net = Net()
+    again.fit(net, data, data, ckpt_path=tmp_path / "last.ckpt")
+    again.validate(net, data, verbose=False)
+    assert max(Events(tmp_path / "a").images["saliency/gradient"]) >= 7
+
+
+def test_a_best_checkpoint_of_one_name_is_followed(tmp_path: Path) -> None:
+    """Its path stays; its score tells that it is another one."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    class Better(Net):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("loss_of_mine", -float(self.current_epoch))
+
+    saving = ModelCheckpoint(
+        tmp_path, filename="best", monitor="loss_of_mine", enable_version_counter=False
+    )
+    monitor = SaliencyMonitor(probes=3, reference="best")
+    fit = trainer(callbacks=[monitor, saving], enable_checkpointing=True, max_epochs=4)
+    fit.fit(Better(), loader(images(12), labels(12)), loader(images(12), labels(12)))
+    (memory,) = monitor._memories.values()
+    assert memory.snapshots["reference"].label == "epoch 2"
+
+
+def test_the_best_needs_a_checkpoint_that_chooses(tmp_path: Path) -> None:
+    from lightning_saliency import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match=r"reference='best'.*ModelCheckpoint\(monitor="):
+        watch(tmp_path, SaliencyMonitor(probes=3, reference="best"), Net())
+
+
+def test_pictures_that_fail_can_stop_the_run_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> bytes:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("lightning_saliency.logs.encode", full)
+    with pytest.raises(OSError, match="no space left"):
+        watch(tmp_path, SaliencyMonitor(probes=3, on_error="raise"), Net())
+    events = watch(tmp_path / "b", SaliencyMonitor(probes=3), Net())
+    assert max(events.scalars["saliency/failures"].values()) > 0

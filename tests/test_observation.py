@@ -250,3 +250,23 @@ def test_torchscript_in_a_model_is_observed_too(traced: bool, fails: bool) -> No
     assert norm.training
     for name, value in norm.named_buffers():
         assert torch.equal(value, before[name]), name
+
+
+def test_sparse_buffers_are_no_obstacle() -> None:
+    module = nn.Linear(2, 2)
+    module.register_buffer("graph", torch.eye(2).to_sparse())
+    with observing(module):
+        assert module.graph is not None
+    assert module.graph.is_sparse
+
+
+def test_hooks_that_a_body_leaves_are_taken_off() -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+    own = module[0].register_forward_hook(lambda *_: None)
+    with observing(module):
+        module[0].register_forward_hook(lambda *_: None)
+        module.register_full_backward_hook(lambda *_: None)
+    assert len(module[0]._forward_hooks) == 1
+    assert not module._backward_hooks
+    own.remove()
+    assert not module[0]._forward_hooks

@@ -172,6 +172,7 @@ def test_every_second_epoch(run: Run, arguments: str) -> None:
         ("{}", {name: MEASURES[name] for name in DEFAULT_MEASURES}),
         (
             """
+            mask: own_method.left_half
             measures:
               spread: gini
               peak: {class_path: Shape, init_args: {function: own_method.largest}}

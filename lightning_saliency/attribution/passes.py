@@ -231,7 +231,7 @@ def _differentiate(
     # Gradients may be off around this: `_look` leaves them off below the lowest layer.
     with torch.enable_grad(), torch.autocast(scores.device.type, enabled=False):
         outputs = _full(scores)
-        score = subject.target(outputs, targets)
+        score = subject.target(outputs, targets.to(outputs.device))
         total = score.sum() * scale
     if score.shape != (len(outputs),):
         raise ConfigurationError(
@@ -274,7 +274,8 @@ def _from_function(
     name: str, function: Callable[..., object], subject: Subject, inputs: Tensor, targets: Tensor
 ) -> Maps:
     try:
-        maps = function(subject.plain(), inputs, targets)
+        # Its own copies: what it writes to, and the gradients it leaves there, are its affair.
+        maps = function(subject.plain(), inputs.detach().clone(), targets.clone())
     except Exception as error:
         if out_of_memory(error) or isinstance(error, ConfigurationError):
             raise
@@ -292,7 +293,7 @@ def _from_function(
         raise ConfigurationError(
             f"methods: '{name}' returns the shape {tuple(maps.shape)}; a method returns {wanted}."
         )
-    maps = _full(maps.detach())
+    maps = _full(maps.detach()).to(inputs.device)
     if maps.ndim == inputs.ndim:
         return Maps(maps.abs().amax(1), maps)
     return Maps(maps, maps[:, None])

@@ -89,6 +89,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "mask_area": Grounding(grounding.mask_area),
     }
 )
+_TAKEN = ("drift", "undefined", "filmstrip", "completeness_gap")
+"""Ends of tags that are always, or may be, written."""
+
 DEFAULT_MEASURES = ("entropy", "relevance_mass", "relevance_rank", "pointing_game")
 """Beside directional drift, which a monitor always measures."""
 
@@ -125,8 +128,12 @@ def resolve_measures(
     if isinstance(spec, str):
         spec = [spec]
     if isinstance(spec, Mapping):
-        if "drift" in spec:  # its tag would be that of the drift which is always measured
-            raise ConfigurationError("measures: the name 'drift' is taken. Give another one.")
+        for name in spec:
+            if name in _TAKEN or "/" in name:
+                raise ConfigurationError(
+                    f"measures: {name!r} is taken by a tag of our own, or can't be a part of one. "
+                    "Give another name, a short word without '/'."
+                )
         return {name: _measure(f"measures[{name!r}]", entry) for name, entry in spec.items()}
     if not isinstance(spec, Sequence):
         raise ConfigurationError(

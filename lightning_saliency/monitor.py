@@ -175,8 +175,6 @@ class SaliencyMonitor(Callback):
         self._checkpoint_step: int | None = None
         self._picture_error: Exception | None = None
 
-    # When ------------------------------------------------------------------------------------
-
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the place in the list of callbacks from which averaged weights are seen."""
         trainers.stand_before_averaging(trainer, self)
@@ -259,8 +257,6 @@ class SaliencyMonitor(Callback):
         """Give back the thread that writes: there is no teardown after an exception."""
         self._writer.close()
 
-    # In which order --------------------------------------------------------------------------
-
     def _observe(
         self, trainer: Any, pl_module: Any, session: Session, memory: Memory, label: str
     ) -> dict[str, float]:
@@ -293,8 +289,6 @@ class SaliencyMonitor(Callback):
             self._writer.write(trainer.loggers, self._tagged(pictures), now.step)
         return scalars
 
-    # Around an observation -------------------------------------------------------------------
-
     def _start(self, trainer: Any, pl_module: Any) -> None:
         """Prepare, and observe the untrained network, unless a resumed run has done so.
 
@@ -319,7 +313,11 @@ class SaliencyMonitor(Callback):
         try:
             # The Trainer throws away what is logged in a sanity check, and takes nothing before it.
             if trainer.is_global_zero:
-                write_scalars(trainer.loggers, self._tagged(scalars | self._costs(begun)), step)
+                write_scalars(
+                    trainer.loggers,
+                    self._tagged(scalars | self._overhead.since(begun, self._failures)),
+                    step,
+                )
                 self._introduce(trainer, session)
         except Exception as error:
             self._failed(trainer, error)
@@ -339,7 +337,10 @@ class SaliencyMonitor(Callback):
                 self._introduce(trainer, session)
         except Exception as error:
             self._failed(trainer, error)
-        pl_module.log_dict(self._tagged(scalars | self._costs(begun)), rank_zero_only=False)
+        pl_module.log_dict(
+            self._tagged(scalars | self._overhead.since(begun, self._failures)),
+            rank_zero_only=False,
+        )
 
     def _failed(self, trainer: Any, error: Exception) -> None:
         """Count a failure and tell it once, or stop the run where that is wanted."""
@@ -434,13 +435,8 @@ class SaliencyMonitor(Callback):
             return self._checkpoint_step
         return trainers.step_of(trainer)
 
-    def _costs(self, begun: float) -> dict[str, float]:
-        return self._overhead.since(begun) | {"failures": float(self._failures)}
-
     def _tagged(self, named: Mapping[str, T]) -> dict[str, T]:
         return {f"{self.settings.name}/{name}": value for name, value in named.items()}
-
-    # Words -----------------------------------------------------------------------------------
 
     def _introduce(self, trainer: Any, session: Session) -> None:
         folders = board_folders(trainer.loggers)
@@ -459,8 +455,6 @@ class SaliencyMonitor(Callback):
         self._picture_error = self._picture_error or error
         text = f"a picture could not be written: {in_words(error)}"
         self._voice.warn_from_thread(text, about=f"picture: {type(error).__name__}")
-
-    # State -----------------------------------------------------------------------------------
 
     @property
     def state_key(self) -> str:

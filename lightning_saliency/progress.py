@@ -59,14 +59,18 @@ class Overhead:
         self._started = time.perf_counter()
         self._seconds = 0.0
 
-    def since(self, begun: float) -> dict[str, float]:
+    def since(self, begun: float, failures: int) -> dict[str, float]:
         """Add an observation that began at `begun` (`time.perf_counter`) and ends now.
 
         Returns:
             Its ``seconds``, and the ``overhead``: the share of the time since the fit's start that
-            all observations took together, 0 to 1.
+            all observations took together, 0 to 1; and the number of ``failures`` as it was given.
         """
         now = time.perf_counter()
         self._seconds += now - begun
         whole = max(now - self._started, self._seconds)
-        return {"seconds": now - begun, "overhead": self._seconds / whole}
+        return {
+            "seconds": now - begun,
+            "overhead": self._seconds / whole,
+            "failures": float(failures),
+        }

@@ -219,6 +219,12 @@ def _probes(
             f"These are indices, but the {_data(stage)} data, a {type(dataset).__name__}, can only "
             "be iterated. Give a number: the first examples that pass are kept."
         )
+    if trainer.world_size > 1:
+        raise ConfigurationError(
+            f"The {_data(stage)} data, a {type(dataset).__name__}, can only be iterated, and each "
+            "of several processes gets its own part of it. Give probes=Probes.from_tensors(…), the "
+            "same for all."
+        )
     kept = Fields(0, None if fields.label is None else 1, None if fields.mask is None else 2)
     return _from_batches(passed, wanted, kept, loader)
 

@@ -204,10 +204,10 @@ def test_grad_cam_plus_plus_of_a_zero_gradient_is_zero() -> None:
 
 @pytest.mark.parametrize(
     ("how", "expected"),
-    [("max", [4.0, 2.0]), ("l2", [5.0, 2.0]), ("signed", [-1.0, -2.0]), ("positive", [3.0, 0.0])],
+    [("max", [4.0, 2.0]), ("l2", [5.0, 2.5]), ("signed", [-1.0, -3.5]), ("positive", [3.0, 0.0])],
 )
 def test_channels_are_reduced_as_said(how: Channels, expected: list[float]) -> None:
-    attribution = torch.tensor([[[3.0, -2.0], [-4.0, 0.0]]])  # (1, 2 channels, 2 places)
+    attribution = torch.tensor([[[3.0, -2.0], [-4.0, -1.5]]])  # (1, 2 channels, 2 places)
     assert over_channels(attribution, how).tolist() == [expected]
     assert Saliency(channels=how).signed == (how == "signed")
 

@@ -98,6 +98,25 @@ def test_a_picture_that_fails_stops_nothing(tmp_path: Path) -> None:
     assert [image.step for image in read(board.log_dir).Images("saliency/a")] == [1]
 
 
+def test_a_disk_that_fills_at_the_flush_ends_no_thread() -> None:
+    class Full:
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            return lambda *_: "folder"
+
+        def flush(self) -> None:
+            raise OSError("no space left on device")
+
+    told: list[Exception] = []
+    experiment = type("Experiment", (), {"_get_file_writer": lambda self: Full()})()
+    board = type("TensorBoardLogger", (), {"experiment": experiment})()
+    writer = PictureWriter("png", told.append)
+    for step in range(2):
+        writer.write([board], {"saliency/a": picture}, step)
+        writer.drain()
+    writer.close()
+    assert [str(error) for error in told] == ["no space left on device"] * 2
+
+
 def test_a_closed_writer_can_be_used_again(tmp_path: Path) -> None:
     board = TensorBoardLogger(tmp_path)
     writer = PictureWriter("png", fail)

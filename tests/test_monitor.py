@@ -372,7 +372,8 @@ def test_a_validation_after_a_resume_stands_at_its_own_step(tmp_path: Path) -> N
     net = Net()
     again.fit(net, data, data, ckpt_path=tmp_path / "last.ckpt")
     again.validate(net, data, verbose=False)
-    assert max(Events(tmp_path / "a").images["saliency/gradient"]) >= 7
+    steps = list(Events(tmp_path / "a").images["saliency/gradient"])
+    assert min(steps) == 5, "the checkpoint was written at step 3; nothing is seen there again"
 
 
 def test_a_best_checkpoint_of_one_name_is_followed(tmp_path: Path) -> None:
@@ -391,6 +392,22 @@ def test_a_best_checkpoint_of_one_name_is_followed(tmp_path: Path) -> None:
     fit.fit(Better(), loader(images(12), labels(12)), loader(images(12), labels(12)))
     (memory,) = monitor._memories.values()
     assert memory.snapshots["reference"].label == "epoch 2"
+
+
+def test_a_best_checkpoint_that_was_not_observed_is_no_reference(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    class BestAtOne(Net):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("loss_of_mine", abs(float(self.current_epoch) - 1))
+
+    saving = ModelCheckpoint(tmp_path, monitor="loss_of_mine")
+    monitor = SaliencyMonitor(probes=3, reference="best", every=2)  # epochs 0 and 2
+    fit = trainer(callbacks=[monitor, saving], enable_checkpointing=True, max_epochs=3)
+    with pytest.warns(SaliencyWarning, match="a validation that was not observed"):
+        fit.fit(BestAtOne(), loader(images(12), labels(12)), loader(images(12), labels(12)))
+    (memory,) = monitor._memories.values()
+    assert memory.snapshots["reference"].label == "epoch 0"
 
 
 def test_the_best_needs_a_checkpoint_that_chooses(tmp_path: Path) -> None:

@@ -183,6 +183,23 @@ def test_a_cam_needs_gradients_above_its_layer_only(model: Deep) -> None:
     torch.testing.assert_close(ours.map, free.map, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "targets", "words"),
+    [
+        (torch.zeros(2, 3, 4, 4).long(), torch.zeros(2).long(), "inputs is "),
+        (torch.zeros(3, 4), torch.zeros(3).long(), "give a floating-point tensor (N, C, *spatial)"),
+        ([torch.zeros(3, 4, 4)], torch.zeros(1).long(), "inputs is a list of 1"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(3).long(), "for 2 inputs; give a tensor (N,) with"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2, 1).long(), "targets is "),
+        (torch.zeros(2, 3, 4, 4), [0, 1], "targets is a list of 2 for 2 inputs"),
+    ],
+)
+def test_inputs_and_targets_of_another_form_are_told(inputs: Any, targets: Any, words: str) -> None:
+    model = Deep()
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        explain(model, inputs, targets, {"m": Saliency()})
+
+
 # What the model or a user's function returns
 
 

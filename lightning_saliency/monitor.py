@@ -118,7 +118,8 @@ class SaliencyMonitor(Callback):
       not finite, and left out of its numbers
     - ``saliency/magnitude`` (scalar): log10 of the median norm of the input gradient
     - ``saliency/churn`` (scalar): share of predictions that flipped since the previous, 0 to 1
-    - ``saliency/undefined`` (scalar): the same over all methods, 0 to 1
+    - ``saliency/undefined`` (scalar): share of all maps of all methods that are undefined, 0 to
+      1
     - ``saliency/mask_area`` (scalar): share of the image that the masks cover, 0 to 1
     - ``saliency/seconds`` (scalar): time that this observation held up the training
     - ``saliency/overhead`` (scalar): share of the fit's time so far, 0 to 1

@@ -101,7 +101,7 @@ class PictureWriter:
 
     Args:
         format: of the pictures.
-        failed: told of an exception on the thread; a picture that can't be written stops nothing.
+        failed: told of an exception, on either thread: what can't be written stops nothing.
     """
 
     def __init__(self, format: Format, failed: Callable[[Exception], None]) -> None:
@@ -122,6 +122,12 @@ class PictureWriter:
         TensorBoard's pictures are written behind the caller's back. Others' clients belong to the
         thread that made them, so for those the caller waits for the drawing.
         """
+        try:
+            self._write(loggers, pictures, step)
+        except Exception as error:
+            self._failed(error)
+
+    def _write(self, loggers: Iterable[Any], pictures: Mapping[str, Picture], step: int) -> None:
         sinks = [(logger, kind) for logger in loggers if (kind := _kind(logger)) is not None]
         boards = [logger for logger, kind in sinks if kind == "TensorBoardLogger"]
         others = [(logger, kind) for logger, kind in sinks if kind != "TensorBoardLogger"]
@@ -131,13 +137,9 @@ class PictureWriter:
             local = [writer for writer in writers if "://" not in str(writer.get_logdir())]
             now = time.time()
             self._submit(lambda: self._to_boards(writers, local, pictures, step, now))
-        if others:
-            try:
-                drawn = {tag: draw() for tag, draw in pictures.items()}
-                for logger, kind in others:
-                    _SINKS[kind](logger, drawn, step)
-            except Exception as error:
-                self._failed(error)
+        drawn = {tag: draw() for tag, draw in pictures.items()} if others else {}
+        for logger, kind in others:
+            _SINKS[kind](logger, drawn, step)
 
     def drain(self) -> None:
         """Wait until everything is written."""

@@ -15,6 +15,7 @@ from lightning_saliency.attribution import Method, MethodName, explain
 from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.gallery import View, drawn
+from lightning_saliency.history import History
 from lightning_saliency.logs import (
     Format,
     PictureWriter,
@@ -41,9 +42,6 @@ from lightning_saliency.settings import Settings
 from lightning_saliency.snapshot import Snapshot
 from lightning_saliency.targets import Target, TargetName
 from lightning_saliency.voice import Voice, in_words
-
-VERSION = 1
-"""Of the state in checkpoints."""
 
 Key = int | Callable[[Any], Any] | str | None
 T = TypeVar("T")
@@ -161,18 +159,12 @@ class SaliencyMonitor(Callback):
         self._writer = PictureWriter(picture_format, self._picture_failed)
         self._voice = Voice()
         self._session: Session | None = None
-        self._memories: dict[str, Memory] = {}  # by the hash of their probes: a test has others
-        self._fitted = ""  # the hash of the fit's probes, whose memory goes into checkpoints
-        self._restored: Mapping[str, Any] | None = None
+        self._history = History()
         self._passed: list[Reading] = []
         self._off = False
         self._chunk = self.settings.chunk
-        self._validations = 0  # from the first epoch that is observed on
-        self._seen = 0  # validations of this fit
-        self._observed = -1  # which of them was observed last
         self._failures = 0
         self._overhead = Overhead()
-        self._best: list[Any] = []  # path and score of the best checkpoint, as far as it is known
         self._checkpoint_step: int | None = None
         self._picture_error: Exception | None = None
 
@@ -184,15 +176,13 @@ class SaliencyMonitor(Callback):
             trainers.check_best_is_chosen(trainer)
         reason = reason_to_keep_off(trainer, self.settings)
         self._off = reason is not None
-        if reason is not None:
-            self._voice.warn(trainer, reason)
+        self._warn(trainer, reason)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock by which the overhead is told, and a new memory for a new fit."""
         self._overhead = Overhead()
-        if trainer.global_step == 0 and self._restored is None:
-            self._memories, self._best = {}, []
-            self._validations, self._seen, self._observed = 0, 0, -1
+        if trainer.global_step == 0 and self._history.restored() is None:
+            self._history = History()
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -211,10 +201,12 @@ class SaliencyMonitor(Callback):
         elif trainer.state.fn.value != "fit":
             self._look(trainer, pl_module, "validation")
         else:
-            every, epoch, validation = self.settings.every, trainer.current_epoch, self._validations
-            self._validations += epoch >= every.start
-            self._follow_best(trainer)
-            self._seen += 1
+            history, every, epoch = self._history, self.settings.every, trainer.current_epoch
+            validation = history.validations
+            history.validations += epoch >= every.start
+            if self.settings.reference == "best":
+                self._warn(trainer, history.follow_best(trainers.best_checkpoint(trainer)))
+            history.seen += 1
             if every.due(validation, epoch, trainers.ends_epoch(trainer)):
                 self._look(trainer, pl_module, trainers.label_of(trainer))
 
@@ -283,8 +275,7 @@ class SaliencyMonitor(Callback):
         scalars = {name: float(host[name]) for name in numbers}
         drift = {name: scalars.get(f"{name}/drift_previous", float("nan")) for name in now.series}
         memory = memory.after(now, Column.of(memory.count, label, host, drift))
-        self._memories[session.probes.hash] = memory.marked(now, self.settings.reference)
-        self._observed = self._seen
+        self._history.keep(memory.marked(now, self.settings.reference))
         if trainer.is_global_zero:
             pictures = session.gallery.pictures(View.of(now, reference, memory.columns, host))
             self._writer.write(trainer.loggers, self._tagged(pictures), now.step)
@@ -298,7 +289,7 @@ class SaliencyMonitor(Callback):
         """
         begun = time.perf_counter()
         session, step = self._open(trainer, pl_module), self._step(trainer)
-        if session.probes.hash in self._memories:
+        if self._history.get(session.probes.hash) is not None:
             return
         memory = Memory(session.classes, session.probes.fingerprint)
         label = "start" if step == 0 else f"step {step}"
@@ -329,10 +320,9 @@ class SaliencyMonitor(Callback):
         scalars: dict[str, float] = {}
         try:
             session = self._session or self._open(trainer, pl_module)
-            memory = self._memories.get(session.probes.hash)
+            memory = self._history.get(session.probes.hash)
             first = Memory(session.classes, session.probes.fingerprint)
-            if (unused := trainers.never_averaged(trainer)) is not None:
-                self._voice.warn(trainer, unused)
+            self._warn(trainer, trainers.never_averaged(trainer))
             scalars = self._observe(trainer, pl_module, session, memory or first, label)
             if memory is None and trainer.is_global_zero:
                 self._introduce(trainer, session)
@@ -353,67 +343,30 @@ class SaliencyMonitor(Callback):
 
     def _open(self, trainer: Any, pl_module: Any) -> Session:
         """Open a session, and go on with what is remembered of its probes."""
-        restored, fits = self._restored, trainer.state.fn.value == "fit"
-        then = None if restored is None else Memory.from_state(restored["memory"])
+        fits, restored = trainer.state.fn.value == "fit", self._history.restored()
         session = open_session(
             replace(self.settings, probes=self._wanted()),
             trainer,
             pl_module,
             stage=trainer.state.fn.value,
             passed=self._passed,
-            restored=then.probes if then is not None and fits else None,
+            restored=restored.probes if restored is not None and fits else None,
         )
-        self._passed, self._restored = [], None
-        if then is not None and restored is not None:
-            self._recall(trainer, then, restored["settings"])
-        key = session.probes.hash
-        self._fitted = key if fits else self._fitted
-        if key in self._memories:
-            self._memories[key] = self._memories[key].to(pl_module.device)
-            session = replace(session, classes=self._memories[key].classes)
-        self._session = session
-        return session
-
-    def _recall(self, trainer: Any, memory: Memory, then: Mapping[str, str]) -> None:
-        """Take over the memory of a checkpoint, but for what was configured otherwise then."""
-        self._fitted, now = memory.probes.hash, self.settings.described()
-        changed = {what for what in now.keys() | then.keys() if now.get(what) != then.get(what)}
-        anew = changed & {"target", "target_class"}
-        if "reference" in changed:
-            changed, memory, self._best = changed - {"reference"}, memory.without_reference(), []
-        for what in sorted(anew or changed):
-            gone = "is no longer watched" if what not in now else "starts its drift anew"
-            self._voice.warn(trainer, f"{what} is not what it was in the checkpoint: it {gone}.")
-        if not anew:
-            methods = {what.removeprefix("methods: ") for what in changed}
-            self._memories[self._fitted] = memory.without(methods)
-
-    def _follow_best(self, trainer: Any) -> None:
-        """Make the best checkpoint's observation the reference, when that is wanted.
-
-        Checkpoints are written after us, so a best one that is new is of the validation before.
-        """
-        best = trainers.best_checkpoint(trainer) if self.settings.reference == "best" else []
-        if best in ([], self._best):
-            return
-        self._best = best
-        memory = self._memories.get(self._fitted)
-        if memory is not None and self._observed == self._seen:
-            previous = memory.snapshots["previous"]
-            self._memories[self._fitted] = memory.with_reference(previous)
-        else:
-            self._voice.warn(
-                trainer,
-                "the best checkpoint is of a validation that was not observed, so the reference "
-                "stays what it was. With every=1 each one is.",
-            )
+        self._passed = []
+        for text in self._history.recall(self.settings.described()):
+            self._warn(trainer, text)
+        if fits:
+            self._history.fits(session.probes.hash)
+        memory = self._history.brought(session.probes.hash, pl_module.device)
+        self._session = session if memory is None else session.going_on(memory)
+        return self._session
 
     def _wanted(self) -> Any:
         """Which probes; of data that can only be iterated no more than a checkpoint has."""
-        wanted = self.settings.probes
-        if self._restored is None or not isinstance(wanted, int):
+        wanted, restored = self.settings.probes, self._history.restored()
+        if restored is None or not isinstance(wanted, int):
             return wanted
-        return min(wanted, len(self._restored["memory"]["classes"]))
+        return min(wanted, len(restored.classes))
 
     def _keep(self, trainer: Any, batch: Any, loader: int) -> None:
         if self._off or self._session is not None or loader != 0:
@@ -451,6 +404,10 @@ class SaliencyMonitor(Callback):
         self._voice.say(trainer, f"SaliencyMonitor watches {len(session.probes)} probes. {said}")
         write_text(trainer.loggers, f"{self.settings.name}/about", about, self._step(trainer))
 
+    def _warn(self, trainer: Any, text: str | None) -> None:
+        if text is not None:
+            self._voice.warn(trainer, text)
+
     def _picture_failed(self, error: Exception) -> None:
         self._failures += 1
         self._picture_error = self._picture_error or error
@@ -464,35 +421,15 @@ class SaliencyMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: tensors and builtins, on the CPU."""
-        memory = self._memories.get(self._fitted)
-        if self._restored is not None or memory is None:
-            return dict(self._restored or {})
-        return {
-            "version": VERSION,
-            "settings": self.settings.described(),
-            "memory": memory.state(),
-            "validations": self._validations,
-            "seen": self._seen,
-            "observed": self._observed,
-            "failures": self._failures,
-            "best": self._best,
-            "chunk": self._chunk,
-        }
+        state = self._history.state(self.settings.described())
+        return state and state | {"failures": self._failures, "chunk": self._chunk}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the data is there to compare it with."""
         if not state_dict:
             return
-        if state_dict["version"] != VERSION:
-            raise ConfigurationError(
-                f"The checkpoint holds a SaliencyMonitor state of version {state_dict['version']}, "
-                f"this is version {VERSION}. Resume with the release that wrote it, or without "
-                "the monitor."
-            )
-        self._restored, self._memories = state_dict, {}
-        self._validations, self._failures = state_dict["validations"], state_dict["failures"]
-        self._seen, self._observed = state_dict["seen"], state_dict["observed"]
-        self._best = state_dict["best"]
+        self._history.load(state_dict)
+        self._failures = state_dict["failures"]
         self._chunk = min(self.settings.chunk, state_dict["chunk"])
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from lightning_saliency.attribution import AnyMethod, Method, Subject, bind
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.gallery import Gallery
 from lightning_saliency.measures import Measure
+from lightning_saliency.memory import Memory
 from lightning_saliency.observation import observing, out_of_memory
 from lightning_saliency.probes import (
     Fields,
@@ -70,6 +71,10 @@ class Session:
         """The masks on the model's device."""
         masks = self.probes.masks
         return None if masks is None else masks.to(pl_module.device)
+
+    def going_on(self, memory: Memory) -> Session:
+        """The session with the classes that earlier observations explained."""
+        return replace(self, classes=memory.classes)
 
     def impossible(self, error: Exception) -> ConfigurationError:
         """The error that ends a run whose first observation failed with `error`."""

@@ -24,6 +24,7 @@ FLOORS = (
     "trainers",
     "logs",
     "gallery",
+    "history",
     "memory",
     "readings",
     "rendering",

@@ -117,6 +117,16 @@ def test_a_disk_that_fills_at_the_flush_ends_no_thread() -> None:
     assert [str(error) for error in told] == ["no space left on device"] * 2
 
 
+def test_a_folder_that_cannot_be_written_to_stops_nothing() -> None:
+    def denied(self: object) -> None:
+        raise PermissionError("read-only file system")
+
+    told: list[Exception] = []
+    board = type("TensorBoardLogger", (), {"experiment": property(denied)})()
+    PictureWriter("png", told.append).write([board], {"saliency/a": picture}, 0)
+    assert [type(error) for error in told] == [PermissionError]
+
+
 def test_a_closed_writer_can_be_used_again(tmp_path: Path) -> None:
     board = TensorBoardLogger(tmp_path)
     writer = PictureWriter("png", fail)

@@ -262,7 +262,7 @@ def test_the_class_is_fixed_at_the_first_prediction(tmp_path: Path) -> None:
         first = net(images(24)).argmax(1)
     monitor = SaliencyMonitor(probes=list(range(24)), target_class="prediction")
     watch(tmp_path, monitor, net, max_epochs=3)
-    (memory,) = monitor._memories.values()
+    (memory,) = monitor._history._memories.values()
     assert torch.equal(memory.classes, first)
 
 
@@ -330,7 +330,7 @@ def test_two_methods_do_not_see_what_the_other_wrote(tmp_path: Path) -> None:
 
     monitor = SaliencyMonitor(methods={"a": careless, "b": careless}, probes=3, target="logit")
     watch(tmp_path, monitor, Frozen())
-    (memory,) = monitor._memories.values()
+    (memory,) = monitor._history._memories.values()
     series = memory.snapshots["previous"].series
     assert torch.equal(series["a"].peak, series["b"].peak)
     assert monitor._session is not None
@@ -390,7 +390,7 @@ def test_a_best_checkpoint_of_one_name_is_followed(tmp_path: Path) -> None:
     monitor = SaliencyMonitor(probes=3, reference="best")
     fit = trainer(callbacks=[monitor, saving], enable_checkpointing=True, max_epochs=4)
     fit.fit(Better(), loader(images(12), labels(12)), loader(images(12), labels(12)))
-    (memory,) = monitor._memories.values()
+    (memory,) = monitor._history._memories.values()
     assert memory.snapshots["reference"].label == "epoch 2"
 
 
@@ -406,7 +406,7 @@ def test_a_best_checkpoint_that_was_not_observed_is_no_reference(tmp_path: Path)
     fit = trainer(callbacks=[monitor, saving], enable_checkpointing=True, max_epochs=3)
     with pytest.warns(SaliencyWarning, match="a validation that was not observed"):
         fit.fit(BestAtOne(), loader(images(12), labels(12)), loader(images(12), labels(12)))
-    (memory,) = monitor._memories.values()
+    (memory,) = monitor._history._memories.values()
     assert memory.snapshots["reference"].label == "epoch 0"
 
 

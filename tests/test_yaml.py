@@ -66,7 +66,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def monitor_of(cli: LightningCLI) -> SaliencyMonitor:
     (monitor,) = (one for one in cli.trainer.callbacks if isinstance(one, SaliencyMonitor))  # type: ignore[attr-defined]
-    (memory,) = monitor._memories.values()
+    (memory,) = monitor._history._memories.values()
     assert memory.count == 2, "it has looked at the start and after the epoch"
     return monitor
 

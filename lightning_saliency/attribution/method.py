@@ -41,7 +41,6 @@ class Evidence:
     Attributes:
         point: the point that was looked at.
         inputs: `(n, C, *spatial)`, the probes moved to the point.
-        clean: `(n, C, *spatial)`, the probes themselves.
         score: `(n,)`, what was differentiated.
         gradient: `(n, C, *spatial)`, ∂score/∂inputs; empty where no method asked for it.
         activations: layer name → `(n, K, *spatial of the layer)`.
@@ -50,7 +49,6 @@ class Evidence:
 
     point: Point
     inputs: Tensor
-    clean: Tensor
     score: Tensor
     gradient: Tensor
     activations: Mapping[str, Tensor]

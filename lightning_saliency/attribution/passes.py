@@ -214,7 +214,6 @@ def _look(
     evidence = Evidence(
         look.point,
         _full(moved),
-        _full(inputs),
         score,
         _full(input_gradient),
         {name: _full(tensor.detach()) for name, tensor in activations.items()},

@@ -13,10 +13,18 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from small_fits import Events, Net, board, images, labels, loader, trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_saliency import Every, SaliencyMonitor, SaliencyWarning, SmoothGrad
+from lightning_saliency import (
+    ConfigurationError,
+    Every,
+    SaliencyMonitor,
+    SaliencyWarning,
+    SmoothGrad,
+)
 from lightning_saliency.attribution import MethodName
 from lightning_saliency.measures import MEASURES, Grounding
 from lightning_saliency.observation import observing
@@ -42,6 +50,14 @@ class Reset(Callback):
         for layer in pl_module.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 layer.reset_parameters()
+
+
+def saved_by_a_fit(folder: Path) -> Path:
+    """The last checkpoint of a watched fit, at step 3."""
+    data, saving = loader(images(12), labels(12)), ModelCheckpoint(folder, save_last=True)
+    fit = trainer(callbacks=[SaliencyMonitor(probes=3), saving], enable_checkpointing=True)
+    fit.fit(Net(), data, data)
+    return folder / "last.ckpt"
 
 
 def watch(
@@ -174,8 +190,6 @@ def test_the_first_and_the_previous_need_no_curve_of_their_own(tmp_path: Path) -
 
 
 def test_the_best_checkpoint_is_the_reference(tmp_path: Path) -> None:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     class Worse(Net):
         """Its metric is best after the first epoch."""
 
@@ -302,16 +316,11 @@ def test_probes_have_the_memory_format_of_the_weights(tmp_path: Path, last: bool
 
 @RESUMED
 def test_a_method_that_comes_with_a_resume_starts_anew(tmp_path: Path) -> None:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    data = loader(images(12), labels(12))
-    saving = ModelCheckpoint(tmp_path, save_last=True)
-    first = trainer(callbacks=[SaliencyMonitor(probes=3), saving], enable_checkpointing=True)
-    first.fit(Net(), data, data)
+    data, checkpoint = loader(images(12), labels(12)), saved_by_a_fit(tmp_path)
     monitor = SaliencyMonitor(methods={"gradient": "saliency", "cam": "grad_cam"}, probes=3)
     again = trainer(callbacks=[monitor], logger=board(tmp_path / "again"), max_epochs=5)
     with pytest.warns(SaliencyWarning, match="methods: cam .* starts its drift anew"):
-        again.fit(Net(), data, data, ckpt_path=tmp_path / "last.ckpt")
+        again.fit(Net(), data, data, ckpt_path=checkpoint)
     scalars = Events(tmp_path / "again").scalars
     assert list(scalars["saliency/gradient/drift_first"]) == [5, 7, 9]
     assert list(scalars["saliency/cam/drift_first"]) == [7, 9]
@@ -360,17 +369,12 @@ def test_a_second_fit_starts_a_new_history(tmp_path: Path) -> None:
 
 @RESUMED
 def test_a_validation_after_a_resume_stands_at_its_own_step(tmp_path: Path) -> None:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    data = loader(images(12), labels(12))
-    saving = ModelCheckpoint(tmp_path, save_last=True)
-    first = trainer(callbacks=[SaliencyMonitor(probes=3), saving], enable_checkpointing=True)
-    first.fit(Net(), data, data)
+    data, checkpoint = loader(images(12), labels(12)), saved_by_a_fit(tmp_path)
     again = trainer(
         callbacks=[SaliencyMonitor(probes=3)], logger=board(tmp_path / "a"), max_epochs=4
     )
     net = Net()
-    again.fit(net, data, data, ckpt_path=tmp_path / "last.ckpt")
+    again.fit(net, data, data, ckpt_path=checkpoint)
     again.validate(net, data, verbose=False)
     steps = list(Events(tmp_path / "a").images["saliency/gradient"])
     assert min(steps) == 5, "the checkpoint was written at step 3; nothing is seen there again"
@@ -378,7 +382,6 @@ def test_a_validation_after_a_resume_stands_at_its_own_step(tmp_path: Path) -> N
 
 def test_a_best_checkpoint_of_one_name_is_followed(tmp_path: Path) -> None:
     """Its path stays; its score tells that it is another one."""
-    from lightning.pytorch.callbacks import ModelCheckpoint
 
     class Better(Net):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -395,8 +398,6 @@ def test_a_best_checkpoint_of_one_name_is_followed(tmp_path: Path) -> None:
 
 
 def test_a_best_checkpoint_that_was_not_observed_is_no_reference(tmp_path: Path) -> None:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     class BestAtOne(Net):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
             self.log("loss_of_mine", abs(float(self.current_epoch) - 1))
@@ -411,8 +412,6 @@ def test_a_best_checkpoint_that_was_not_observed_is_no_reference(tmp_path: Path)
 
 
 def test_the_best_needs_a_checkpoint_that_chooses(tmp_path: Path) -> None:
-    from lightning_saliency import ConfigurationError
-
     with pytest.raises(ConfigurationError, match=r"reference='best'.*ModelCheckpoint\(monitor="):
         watch(tmp_path, SaliencyMonitor(probes=3, reference="best"), Net())
 
@@ -428,3 +427,19 @@ def test_pictures_that_fail_can_stop_the_run_as_well(
         watch(tmp_path, SaliencyMonitor(probes=3, on_error="raise"), Net())
     events = watch(tmp_path / "b", SaliencyMonitor(probes=3), Net())
     assert max(events.scalars["saliency/failures"].values()) > 0
+
+
+def test_a_stream_that_differs_between_processes_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each process would watch other probes: told before the first step."""
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(zip(images(12), labels(12), strict=True))
+
+    fit, net = trainer(callbacks=[SaliencyMonitor(probes=3)]), Net()
+    monkeypatch.setattr(type(fit), "world_size", property(lambda self: 2))
+    with pytest.raises(ConfigurationError, match=r"Stream.*several processes.*from_tensors"):
+        fit.fit(net, loader(images(12), labels(12)), DataLoader(Stream(), batch_size=4))
+    assert net.seen == 0

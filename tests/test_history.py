@@ -68,5 +68,5 @@ def test_a_state_is_given_on_until_it_is_recalled() -> None:
 
 
 def test_a_state_of_another_version_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="version 9.*this is version 1"):
+    with pytest.raises(ConfigurationError, match=r"version 9.*this is version 1"):
         History().load({"version": 9})

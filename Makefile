@@ -1,17 +1,23 @@
-# make demo | test | check | bench: each makes the virtual environment that it needs.
+# make demo | test | test-lowest | check | bench: each makes the virtual environment that it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The oldest Python where there is one; the oldest releases have wheels for 3.11 as well.
+PYTHON_LOWEST ?= $(shell python3.10 -c '' 2> /dev/null && echo python3.10 || echo $(PYTHON))
+LOWEST ?= .venv-lowest
 # One thread per process: convolutions this small only fight over cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-lowest check bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/python -m lightning_saliency fit --config configs/demo.yaml
 
 test: $(VENV)/dev
 	$(BIN)/pytest
+
+test-lowest: $(LOWEST)/dev
+	$(LOWEST)/bin/pytest
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -22,6 +28,7 @@ check: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/one_pass.py
 	$(BIN)/python benchmarks/write_pictures.py
+	$(BIN)/python benchmarks/overhead.py
 
 $(VENV)/demo: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -33,5 +40,10 @@ $(VENV)/dev: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
+$(LOWEST)/dev: pyproject.toml constraints/lowest.txt
+	test -d $(LOWEST) || $(PYTHON_LOWEST) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --constraint constraints/lowest.txt --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs lightning_logs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LOWEST) runs lightning_logs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

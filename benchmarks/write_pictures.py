@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_saliency.gallery import Gallery, View
-from lightning_saliency.logs import PictureWriter
+from lightning_saliency.writer import PictureWriter
 from lightning_saliency.memory import Column
 from lightning_saliency.rendering import encode
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_saliency.attribution import VarGrad as VarGrad
     from lightning_saliency.attribution import explain as explain
     from lightning_saliency.errors import ConfigurationError as ConfigurationError
+    from lightning_saliency.errors import ObservationError as ObservationError
     from lightning_saliency.measures import Drift as Drift
     from lightning_saliency.measures import Grounding as Grounding
     from lightning_saliency.measures import Shape as Shape
@@ -47,7 +48,7 @@ _HOMES = {
         "GradCAM GradCAMPlusPlus HiResCAM InputXGradient IntegratedGradients LayerCAM Method "
         "Saliency SmoothGrad SmoothGradSquared VarGrad explain"
     ),
-    "errors": "ConfigurationError",
+    "errors": "ConfigurationError ObservationError",
     "measures": "Drift Grounding Shape",
     "monitor": "SaliencyMonitor",
     "observation": "observing",

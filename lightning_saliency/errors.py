@@ -12,6 +12,10 @@ class ConfigurationError(ValueError):
     """A wrong argument, told before the first training step."""
 
 
+class ObservationError(RuntimeError):
+    """An observation failed in the middle of a run, and `on_error` says to stop there."""
+
+
 def did_you_mean(name: object, known: Iterable[str], *, most: int = 8) -> str:
     """End an error about an unknown `name` with the nearest of the `known` ones, and some more."""
     names = list(known)
@@ -37,3 +41,9 @@ def imported(path: str, argument: str) -> Any:
             f"{argument}: nothing can be imported as {path!r} ({error}). Give the path of a "
             "function, package.module.function, where Python finds it."
         ) from error
+
+
+def in_words(error: BaseException) -> str:
+    """An error in one line, with what it came from where it does not say so itself."""
+    text, cause = f"{type(error).__name__}: {error}", error.__cause__
+    return text if cause is None or str(cause) in text else f"{text} ({in_words(cause)})"

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency.attribution import Explanation
 from lightning_saliency.memory import STRIPS, Column
 from lightning_saliency.rendering import Caption, filmstrip, grid, to_pictures
+from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Snapshot
-from lightning_saliency.targets import confidence
 
 SHOWN = 32
 """Probes in a grid at most."""
@@ -177,12 +176,12 @@ class View:
 
 
 def drawn(
-    explanation: Explanation, now: Snapshot, before: Snapshot | None, reference: Snapshot | None
+    seen: Sighting, now: Snapshot, before: Snapshot | None, reference: Snapshot | None
 ) -> dict[str, Tensor]:
     """What pictures need, by name, for the one transfer to the host."""
     needed = {
         "predictions": now.predictions[:SHOWN],
-        "confidence": confidence(explanation.outputs, now.predictions)[:SHOWN],
+        "confidence": seen.confidence[:SHOWN],
     }
     if before is not None:
         needed["predictions before"] = before.predictions[:SHOWN]

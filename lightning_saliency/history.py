@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.errors import ConfigurationError, in_words
 from lightning_saliency.memory import Memory
 
 VERSION = 1
@@ -27,7 +28,7 @@ class History:
     def __init__(self) -> None:
         self._memories: dict[str, Memory] = {}
         self._fitted = ""  # the hash of the fit's probes
-        self._restored: Mapping[str, Any] | None = None  # not yet held against any data
+        self._restored: tuple[Mapping[str, Any], Memory] | None = None  # not yet held against data
         self._observed = -1  # which of the validations seen was observed last
         self._best: list[Any] = []  # path and score of the best checkpoint, as far as it is known
         self.seen = 0
@@ -55,7 +56,7 @@ class History:
 
     def restored(self) -> Memory | None:
         """The memory of a checkpoint that was loaded and not yet recalled."""
-        return None if self._restored is None else Memory.from_state(self._restored["memory"])
+        return None if self._restored is None else self._restored[1]
 
     def recall(self, settings: Mapping[str, str]) -> list[str]:
         """Take over the memory of a checkpoint, but for what was configured otherwise then.
@@ -66,10 +67,10 @@ class History:
         Returns:
             What the user should know of it.
         """
-        memory = self.restored()
-        if memory is None or self._restored is None:
+        if self._restored is None:
             return []
-        then: Mapping[str, str] = self._restored["settings"]
+        state, memory = self._restored
+        then: Mapping[str, str] = state["settings"]
         self._restored, self._fitted = None, memory.probes.hash
         names = settings.keys() | then.keys()
         changed = {what for what in names if settings.get(what) != then.get(what)}
@@ -118,7 +119,7 @@ class History:
         """
         memory = self._memories.get(self._fitted)
         if self._restored is not None or memory is None:
-            return dict(self._restored or {})
+            return dict(self._restored[0]) if self._restored is not None else {}
         return {
             "version": VERSION,
             "settings": dict(settings),
@@ -130,13 +131,33 @@ class History:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Keep a checkpoint's state until there is data to hold it against."""
-        if state["version"] != VERSION:
+        """Keep a checkpoint's state until there is data to hold it against.
+
+        Raises:
+            ConfigurationError: it is of another version, or not what `state` gave.
+        """
+        version = state.get("version")
+        if version is not None and version != VERSION:
             raise ConfigurationError(
-                f"The checkpoint holds a SaliencyMonitor state of version {state['version']}, this "
-                f"is version {VERSION}. Resume with the release that wrote it, or without the "
-                "monitor."
+                f"The checkpoint holds a SaliencyMonitor state of version {version}, this is "
+                f"version {VERSION}. Resume with the release that wrote it, or without the monitor."
             )
-        self._restored, self._memories = state, {}
-        self.validations, self.seen = state["validations"], state["seen"]
-        self._observed, self._best = state["observed"], state["best"]
+        with telling_damage():
+            self._restored, self._memories = (state, Memory.from_state(state["memory"])), {}
+            self.validations, self.seen = state["validations"], state["seen"]
+            self._observed, self._best = state["observed"], state["best"]
+            _ = state["version"], state["settings"].keys()
+
+
+@contextmanager
+def telling_damage() -> Iterator[None]:
+    """Read a checkpoint's state, and say so where something in it is missing or of another kind."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"The checkpoint's state of the SaliencyMonitor is damaged ({in_words(error)}). Resume "
+            "from another checkpoint, or without the monitor."
+        ) from error

@@ -6,9 +6,7 @@ monitor's docstring show that table.
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_saliency.errors import ConfigurationError
+from lightning_saliency import board
 from lightning_saliency.gallery import Picture
-from lightning_saliency.rendering import encode
 
-Format = Literal["jpeg", "png"]
+OWED = 100
+"""Steps of which a logger that refuses numbers is owed them; older ones are given up."""
 
 
 @dataclass(frozen=True)
@@ -93,126 +91,81 @@ def table() -> str:
     return "\n".join(["| tag | kind | content |", "|---|---|---|", *rows])
 
 
-class PictureWriter:
-    """Draws, encodes and writes pictures on one thread of its own.
+class Ledger:
+    """Gives numbers to loggers; what one refuses is given to it again, before the next numbers.
 
-    At most two observations wait; a third one waits for them, so that memory stays bounded. The
-    thread starts with the first picture and ends with `close`.
-
-    Args:
-        format: of the pictures.
-        failed: told of an exception, on either thread: what can't be written stops nothing.
+    Not through `LightningModule.log`, whose numbers reach the loggers when nobody can tell any more
+    whose they are: a logger that refuses ours would end the training.
     """
 
-    def __init__(self, format: Format, failed: Callable[[Exception], None]) -> None:
-        if format not in ("jpeg", "png"):
-            raise ConfigurationError(
-                f"picture_format={format!r} is not a format of pictures. Known: 'jpeg' (small), "
-                "'png' (exact)."
-            )
-        self._format: Format = format
-        self._failed = failed
-        # Both come with the first picture: a monitor is pickled before a fit that spawns processes.
-        self._jobs: queue.Queue[Callable[[], None] | None] | None = None
-        self._thread: threading.Thread | None = None
+    def __init__(self) -> None:
+        self._owed: dict[int, deque[tuple[dict[str, float], int]]] = {}
 
-    def write(self, loggers: Iterable[Any], pictures: Mapping[str, Picture], step: int) -> None:
-        """Draw `pictures`, full tag → picture, and write them to each logger that takes pictures.
+    def write(
+        self, loggers: Iterable[Any], numbers: Mapping[str, float], step: int
+    ) -> list[tuple[Any, Exception]]:
+        """Give numbers of a step to each logger; those that refuse them are returned, with why."""
+        known = list(loggers)
+        for logger in known:
+            owed = self._owed.setdefault(id(logger), deque(maxlen=OWED))
+            owed.append((dict(numbers), step))
+        return self.settle(known)
 
-        TensorBoard's pictures are written behind the caller's back. Others' clients belong to the
-        thread that made them, so for those the caller waits for the drawing.
-        """
+    def settle(self, loggers: Iterable[Any]) -> list[tuple[Any, Exception]]:
+        """Give each logger what it is owed."""
+        return _each(loggers, self._settle)
+
+    def _settle(self, logger: Any) -> None:
+        owed, of_board = self._owed.get(id(logger), deque()), bool(boards([logger]))
         try:
-            self._write(loggers, pictures, step)
-        except Exception as error:
-            self._failed(error)
-
-    def _write(self, loggers: Iterable[Any], pictures: Mapping[str, Picture], step: int) -> None:
-        sinks = [(logger, kind) for logger in loggers if (kind := _kind(logger)) is not None]
-        boards = [logger for logger, kind in sinks if kind == "TensorBoardLogger"]
-        others = [(logger, kind) for logger, kind in sinks if kind != "TensorBoardLogger"]
-        if boards:
-            # Taken here: the first access makes the event file, and two threads would make two.
-            writers = [board.experiment._get_file_writer() for board in boards]
-            local = [writer for writer in writers if "://" not in str(writer.get_logdir())]
-            now = time.time()
-            self._submit(lambda: self._to_boards(writers, local, pictures, step, now))
-        drawn = {tag: draw() for tag, draw in pictures.items()} if others else {}
-        for logger, kind in others:
-            _SINKS[kind](logger, drawn, step)
-
-    def drain(self) -> None:
-        """Wait until everything is written."""
-        if self._jobs is not None:
-            self._jobs.join()
-
-    def close(self) -> None:
-        """Write what is waiting, and end the thread."""
-        if self._jobs is not None and self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
-            self._jobs = self._thread = None
-
-    def _submit(self, job: Callable[[], None]) -> None:
-        if self._jobs is None:
-            self._jobs = queue.Queue(maxsize=2)
-            self._thread = threading.Thread(
-                target=self._work, args=(self._jobs,), name="saliency-pictures", daemon=True
-            )
-            self._thread.start()
-        self._jobs.put(job)
-
-    def _work(self, jobs: queue.Queue[Callable[[], None] | None]) -> None:
-        while (job := jobs.get()) is not None:
-            try:
-                job()
-            except Exception as error:
-                self._failed(error)
-            finally:
-                jobs.task_done()
-        jobs.task_done()
-
-    def _to_boards(
-        self,
-        writers: list[Any],
-        local: list[Any],
-        pictures: Mapping[str, Picture],
-        step: int,
-        now: float,
-    ) -> None:
-        for tag, draw in pictures.items():
-            try:
-                picture = draw()
-                summary = image_summary(tag, picture, encode(picture, self._format))
-                for writer in writers:
-                    writer.add_summary(summary, step, now)
-            except Exception as error:
-                self._failed(error)
-        # A remote directory would be uploaded whole at each flush.
-        for writer in local:
-            writer.flush()
+            while owed:
+                numbers, step = owed[0]
+                logger.log_metrics(numbers, step=step)
+                logger.save()
+                if of_board:  # it writes later, and would raise later
+                    board.flush(logger.experiment)
+                owed.popleft()
+        except Exception:
+            if of_board:
+                board.revive(logger.experiment)
+            raise
 
 
-def image_summary(tag: str, picture: NDArray[np.uint8], encoded: bytes) -> Any:
-    """The event of one picture: TensorBoard passes an encoded image through untouched."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    height, width, _ = picture.shape
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-    return Summary(value=[Summary.Value(tag=tag, image=image)])
+def write_text(
+    loggers: Iterable[Any], tag: str, text: str, step: int
+) -> list[tuple[Any, Exception]]:
+    """Markdown, to those loggers that show it."""
+    return _each(boards(loggers), lambda one: one.experiment.add_text(tag, text, step))
 
 
-def write_scalars(loggers: Iterable[Any], scalars: Mapping[str, float], step: int) -> None:
-    """Numbers of a moment at which the Trainer takes none, such as its sanity check."""
+def write_pictures(
+    loggers: Iterable[Any], pictures: Mapping[str, Picture], step: int
+) -> list[tuple[Any, Exception]]:
+    """Pictures, to those loggers that take them, but for TensorBoard's."""
+    sinks = [logger for logger in loggers if _kind(logger) in _SINKS]
+    drawn = {tag: draw() for tag, draw in pictures.items()} if sinks else {}
+    return _each(sinks, lambda logger: _SINKS[_kind(logger) or ""](logger, drawn, step))
+
+
+def begin_again(loggers: Iterable[Any], step: int) -> list[tuple[Any, Exception]]:
+    """Tell boards that a run goes on at `step`: what is there from then on is of no run."""
+    return _each(boards(loggers), lambda one: board.begin_again(one.experiment, step))
+
+
+def _each(loggers: Iterable[Any], give: Callable[[Any], object]) -> list[tuple[Any, Exception]]:
+    """Do the same for each logger, also after one that raises; these are returned, with why."""
+    errors: list[tuple[Any, Exception]] = []
     for logger in loggers:
-        logger.log_metrics(dict(scalars), step=step)
-        logger.save()
+        try:
+            give(logger)
+        except Exception as error:
+            errors.append((logger, error))
+    return errors
 
 
 def board_folders(loggers: Iterable[Any]) -> list[str]:
     """Where TensorBoard finds what is written."""
-    boards = (logger for logger in loggers if _kind(logger) == "TensorBoardLogger")
-    return [str(board.log_dir).rstrip("/") for board in boards]
+    return [str(one.log_dir).rstrip("/") for one in boards(loggers)]
 
 
 def takes_pictures(loggers: Iterable[Any]) -> bool:
@@ -220,11 +173,9 @@ def takes_pictures(loggers: Iterable[Any]) -> bool:
     return any(_kind(logger) is not None for logger in loggers)
 
 
-def write_text(loggers: Iterable[Any], tag: str, text: str, step: int) -> None:
-    """Markdown, to those loggers that show it."""
-    for logger in loggers:
-        if _kind(logger) == "TensorBoardLogger":
-            logger.experiment.add_text(tag, text, step)
+def boards(loggers: Iterable[Any]) -> list[Any]:
+    """Those of the loggers that write TensorBoard's event files."""
+    return [logger for logger in loggers if _kind(logger) == "TensorBoardLogger"]
 
 
 def _kind(logger: object) -> str | None:

@@ -82,6 +82,19 @@ class Memory:
             self, snapshots=snapshots, columns=columns, count=self.count + 1, stride=stride
         )
 
+    def fitting(self, now: Snapshot) -> tuple[Memory, list[str]]:
+        """The same without the maps of methods that are of another size now, and their names."""
+        strange = [
+            name
+            for name, series in now.series.items()
+            if any(
+                one.series[name].signed.shape != series.signed.shape
+                for one in self.snapshots.values()
+                if name in one.series
+            )
+        ]
+        return self.without(strange), strange
+
     def compared_with(self, reference: int | str) -> Snapshot | None:
         """What a grid of now shows the change since; None before there is anything."""
         if reference == "previous":

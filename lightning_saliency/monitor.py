@@ -5,46 +5,66 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from math import nan
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 from lightning_saliency import trainers
-from lightning_saliency.attribution import Method, MethodName, explain
-from lightning_saliency.attribution.passes import CHUNK
-from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.gallery import View, drawn
-from lightning_saliency.history import History
+from lightning_saliency.attribution import Method, MethodName
+from lightning_saliency.errors import ConfigurationError, ObservationError, in_words
+from lightning_saliency.gallery import Picture, View, drawn
+from lightning_saliency.history import History, telling_damage
 from lightning_saliency.logs import (
-    Format,
-    PictureWriter,
+    Ledger,
+    begin_again,
     board_folders,
     takes_pictures,
-    write_scalars,
     write_text,
 )
 from lightning_saliency.measures import Drift, Grounding, MeasureName, Shape
 from lightning_saliency.memory import Column, Memory
 from lightning_saliency.observation import observing, out_of_memory
 from lightning_saliency.probes import Probes
-from lightning_saliency.probes.fields import Reading
 from lightning_saliency.progress import Overhead, Progress
 from lightning_saliency.readings import readings, to_host
 from lightning_saliency.schedule import Every
 from lightning_saliency.session import (
+    Passing,
     Session,
     needs_passing_batches,
     open_session,
     reason_to_keep_off,
 )
 from lightning_saliency.settings import Settings
+from lightning_saliency.sight import sight
+from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Snapshot
 from lightning_saliency.targets import Target, TargetName
-from lightning_saliency.voice import Voice, in_words
+from lightning_saliency.trainers import Moment
+from lightning_saliency.voice import Voice
+from lightning_saliency.writer import Format, PictureWriter
+
+if TYPE_CHECKING:
+    Loader: TypeAlias = DataLoader[Any]
+else:
+    Loader = DataLoader  # YAML is read by types at run time, and not every release reads a [Any]
 
 Key = int | Callable[[Any], Any] | str | None
 T = TypeVar("T")
+
+
+class Finding(NamedTuple):
+    """What an observation gives to the loggers."""
+
+    numbers: Mapping[str, float] = {}
+    pictures: Mapping[str, Picture] = {}
+
+    def timed(self, times: Mapping[str, float]) -> Finding:
+        """The same with what it took."""
+        return Finding({**self.numbers, **times}, self.pictures)
 
 
 class SaliencyMonitor(Callback):
@@ -72,6 +92,8 @@ class SaliencyMonitor(Callback):
             masks, grounding; a list of our names; or a mapping of your names to
             our names or to `Drift`, `Shape` and `Grounding` objects around functions of yours.
         every: observe every n-th validation, or an `Every` (epochs, a start).
+        budget: the share of the fit's time that observations may take, such as 0.02: those that
+            would exceed it are left out. The first and the last are always taken.
         reference: what grids show the change since: the ``previous`` observation, the ``first``
             one, the ``best`` one by the monitored ModelCheckpoint, or the first one at or after a
             step. For the last two, drift from it is measured as well.
@@ -86,7 +108,8 @@ class SaliencyMonitor(Callback):
             dataset's transforms where it is a torchvision Normalize.
         std: of the normalisation.
         seed: of the choice of the probes.
-        chunk: probes per pass; halved when memory runs out.
+        chunk: probes per pass; 32 when not given, or the validation's batch size where that is
+            smaller. Halved when memory runs out.
         picture_format: ``jpeg`` (small) or ``png`` (exact).
         name: first part of all tags. Two monitors in one Trainer need two names.
         on_error: what a failure while training does: ``warn`` once and go on, or ``raise``.
@@ -132,13 +155,14 @@ class SaliencyMonitor(Callback):
         | list[MethodName]
         | dict[str, MethodName | Method | Callable[..., Any]]
         | None = None,
-        probes: int | list[int] | Probes | DataLoader[Any] = 64,
+        probes: int | list[int] | Probes | Loader = 64,
         target: TargetName | Target | Callable[..., Any] = "margin",
         target_class: int | Literal["label", "prediction"] = "label",
         measures: list[MeasureName]
         | dict[str, MeasureName | Drift | Shape | Grounding]
         | None = None,
         every: int | Every = 1,
+        budget: float | None = None,
         reference: int | Literal["previous", "first", "best"] = "previous",
         input: Key = None,
         label: Key = None,
@@ -148,7 +172,7 @@ class SaliencyMonitor(Callback):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         seed: int = 0,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         picture_format: Format = "jpeg",
         name: str = "saliency",
         on_error: Literal["warn", "raise"] = "warn",
@@ -157,21 +181,26 @@ class SaliencyMonitor(Callback):
             **{key: value for key, value in locals().items() if key not in ("self", "__class__")}
         )
         self._writer = PictureWriter(picture_format, self._picture_failed)
+        self._ledger = Ledger()
         self._voice = Voice()
         self._session: Session | None = None
         self._history = History()
-        self._passed: list[Reading] = []
+        self._passing = Passing(self.settings.fields)
         self._off = False
         self._chunk = self.settings.chunk
         self._failures = 0
         self._overhead = Overhead()
         self._checkpoint_step: int | None = None
-        self._picture_error: Exception | None = None
+        self._left_out: Moment | None = None
+        self._picture_error: tuple[BaseException, int] | None = None
+        self._failed_steps: set[int] = set()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the place in the list of callbacks from which averaged weights are seen."""
         trainers.stand_before_averaging(trainer, self)
-        self._session, self._passed, self._checkpoint_step = None, [], None
+        self._voice.without_advice(trainer, self.settings.name)
+        self._session, self._checkpoint_step, self._left_out = None, None, None
+        self._passing = Passing(self.settings.fields)
         if self.settings.reference == "best" and trainer.state.fn.value == "fit":
             trainers.check_best_is_chosen(trainer)
         reason = reason_to_keep_off(trainer, self.settings)
@@ -199,7 +228,7 @@ class SaliencyMonitor(Callback):
         if trainer.sanity_checking:
             self._start(trainer, pl_module)
         elif trainer.state.fn.value != "fit":
-            self._look(trainer, pl_module, "validation")
+            self._look(trainer, pl_module, self._moment(trainer, "validation"))
         else:
             history, every, epoch = self._history, self.settings.every, trainer.current_epoch
             validation = history.validations
@@ -208,12 +237,12 @@ class SaliencyMonitor(Callback):
                 self._warn(trainer, history.follow_best(trainers.best_checkpoint(trainer)))
             history.seen += 1
             if every.due(validation, epoch, trainers.ends_epoch(trainer)):
-                self._look(trainer, pl_module, trainers.label_of(trainer))
+                self._spend(trainer, pl_module, trainers.moment_of(trainer))
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe the tested weights."""
         if not self._off:
-            self._look(trainer, pl_module, "test")
+            self._look(trainer, pl_module, self._moment(trainer, "test"))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Observe the untrained network, or check a resumed run, before the first step."""
@@ -234,13 +263,17 @@ class SaliencyMonitor(Callback):
         epoch, every = trainer.current_epoch, self.settings.every
         due = every.due(epoch - every.start, epoch, True)
         if due and not self._off and not trainer.enable_validation:
-            self._look(trainer, pl_module, f"epoch {epoch}")
+            self._spend(trainer, pl_module, self._moment(trainer, f"epoch {epoch}"))
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """See the last picture written."""
+        """Observe the last weights, if that was left out, and see the last picture written."""
+        if self._left_out is not None:
+            self._look(trainer, pl_module, self._left_out, at_the_end=True)
+        if trainer.is_global_zero:
+            self._ledger.settle(trainer.loggers)
         self._writer.drain()
         if self._picture_error is not None and self.settings.on_error == "raise":
-            raise self._picture_error
+            self._failed(trainer, *self._picture_error, "a picture could not be written")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give back the thread that writes."""
@@ -251,35 +284,32 @@ class SaliencyMonitor(Callback):
         self._writer.close()
 
     def _observe(
-        self, trainer: Any, pl_module: Any, session: Session, memory: Memory, label: str
-    ) -> dict[str, float]:
-        """Look once: probes → maps → snapshot → readings → pictures. The scalars are returned."""
-        others, reference = memory.snapshots, memory.compared_with(self.settings.reference)
-        with observing(pl_module), Progress(trainer, label) as progress:
-            explanation = explain(
-                session.subject,
-                session.inputs(pl_module),
-                session.classes,
-                session.methods,
-                chunk=self._chunk,
-                progress=progress,
+        self, trainer: Any, pl_module: Any, session: Session, memory: Memory, moment: Moment
+    ) -> Finding:
+        """Look once: probes → maps → snapshot → readings → pictures."""
+        ranks, watched = trainers.ranks_of(trainer), trainers.watched(trainer)
+        with ranks.agreeing(), observing(watched), Progress(trainer, moment.label) as progress:
+            mine, self._chunk = sight(
+                session, pl_module, ranks, chunk=self._chunk or session.chunk, progress=progress
             )
-            now = Snapshot.of(explanation, step=self._step(trainer), label=label)
+        seen = Sighting.from_rows(ranks.together(mine.rows(), len(session.probes)))
+        with ranks.agreeing(), observing(watched):
+            now = Snapshot.of(seen, step=moment.step, label=moment.label)
+            memory, strangers = memory.fitting(now)
+            others, reference = memory.snapshots, memory.compared_with(self.settings.reference)
             masks, measures = session.masks(pl_module), session.measures
             if not others:  # what only later observations measure is proved to work, too
-                readings(explanation, now, {"previous": now}, measures, masks)
-            numbers = readings(explanation, now, others, measures, masks)
-            needed = drawn(explanation, now, others.get("previous"), reference)
-            host = to_host(numbers | needed)
-        self._chunk = explanation.chunk
-        scalars = {name: float(host[name]) for name in numbers}
-        drift = {name: scalars.get(f"{name}/drift_previous", float("nan")) for name in now.series}
-        memory = memory.after(now, Column.of(memory.count, label, host, drift))
-        self._history.keep(memory.marked(now, self.settings.reference))
-        if trainer.is_global_zero:
+                readings(seen, now, {"previous": now}, measures, masks)
+            numbers = readings(seen, now, others, measures, masks)
+            host = to_host(numbers | drawn(seen, now, others.get("previous"), reference))
+            scalars = {name: float(host[name]) for name in numbers}
+            drift = {name: scalars.get(f"{name}/drift_previous", nan) for name in now.series}
+            memory = memory.after(now, Column.of(memory.count, moment.label, host, drift))
             pictures = session.gallery.pictures(View.of(now, reference, memory.columns, host))
-            self._writer.write(trainer.loggers, self._tagged(pictures), now.step)
-        return scalars
+        for name in strangers:
+            self._warn(trainer, f"{name}'s maps are of another size now: its drift starts anew.")
+        self._history.keep(memory.marked(now, self.settings.reference))
+        return Finding(scalars, self._tagged(pictures))
 
     def _start(self, trainer: Any, pl_module: Any) -> None:
         """Prepare, and observe the untrained network, unless a resumed run has done so.
@@ -288,58 +318,93 @@ class SaliencyMonitor(Callback):
         the run: nothing is lost yet.
         """
         begun = time.perf_counter()
-        session, step = self._open(trainer, pl_module), self._step(trainer)
+        session, step = self._open(trainer, pl_module), trainers.step_of(trainer)
         if self._history.get(session.probes.hash) is not None:
             return
         memory = Memory(session.classes, session.probes.fingerprint)
-        label = "start" if step == 0 else f"step {step}"
+        moment = Moment(step, "start" if step == 0 else f"step {step}")
         try:
-            scalars = self._observe(trainer, pl_module, session, memory, label)
+            found = self._observe(trainer, pl_module, session, memory, moment)
         except ConfigurationError:
             raise
         except Exception as error:
             if not out_of_memory(error):
                 raise session.impossible(error) from error
-            self._failed(trainer, error)
+            self._failed(trainer, error, step)
             return
-        try:
-            # The Trainer throws away what is logged in a sanity check, and takes nothing before it.
-            if trainer.is_global_zero:
-                write_scalars(
-                    trainer.loggers,
-                    self._tagged(scalars | self._overhead.since(begun, self._failures)),
-                    step,
-                )
-                self._introduce(trainer, session)
-        except Exception as error:
-            self._failed(trainer, error)
+        # The Trainer throws away what is logged in its sanity check, and takes nothing before it.
+        self._tell(trainer, found.timed(self._overhead.since(begun, self._failures)), step, session)
 
-    def _look(self, trainer: Any, pl_module: Any, label: str) -> None:
+    def _spend(self, trainer: Any, pl_module: Any, moment: Moment) -> None:
+        """Observe now, if the budget allows it or nothing will be validated after this."""
+        budget, ranks = self.settings.budget, trainers.ranks_of(trainer)
+        if budget is not None and not trainers.validates_no_more(trainer):
+            affords = torch.tensor([self._overhead.affords(budget)])
+            if not ranks.of_first({"": affords})[""]:
+                self._left_out = moment
+                return
+        self._look(trainer, pl_module, moment)
+
+    def _look(
+        self, trainer: Any, pl_module: Any, moment: Moment, *, at_the_end: bool = False
+    ) -> None:
         """Observe now; from here on a failure never stops a run."""
+        self._left_out = None
         begun = time.perf_counter()
-        scalars: dict[str, float] = {}
+        found, unknown = Finding(), None
         try:
             session = self._session or self._open(trainer, pl_module)
             memory = self._history.get(session.probes.hash)
+            unknown = session if memory is None else None
             first = Memory(session.classes, session.probes.fingerprint)
             self._warn(trainer, trainers.never_averaged(trainer))
-            scalars = self._observe(trainer, pl_module, session, memory or first, label)
-            if memory is None and trainer.is_global_zero:
-                self._introduce(trainer, session)
+            found = self._observe(trainer, pl_module, session, memory or first, moment)
         except Exception as error:
-            self._failed(trainer, error)
-        pl_module.log_dict(
-            self._tagged(scalars | self._overhead.since(begun, self._failures)),
-            rank_zero_only=False,
-        )
+            self._failed(trainer, error, moment.step)
+        found = found.timed(self._overhead.since(begun, self._failures))
+        numbers = trainers.ranks_of(trainer).numbers_of_first(found.numbers)
+        self._tell(trainer, Finding(numbers, found.pictures), moment.step, unknown)
+        if not at_the_end:  # for ModelCheckpoint and EarlyStopping
+            pl_module.log_dict(self._tagged(numbers), logger=False, rank_zero_only=False)
 
-    def _failed(self, trainer: Any, error: Exception) -> None:
+    def _tell(self, trainer: Any, found: Finding, step: int, unknown: Session | None) -> None:
+        """Give what was found to the loggers, and introduce a session that is `unknown` there."""
+        begun, loggers = time.perf_counter(), trainer.loggers
+        try:
+            with trainers.ranks_of(trainer).agreeing():
+                if not trainer.is_global_zero:
+                    return
+                refused = self._ledger.write(loggers, self._tagged(found.numbers), step)
+                refused += [] if unknown is None else self._introduce(trainer, unknown, step)
+                deaf = [logger for logger, _ in refused]
+                hearing = [logger for logger in loggers if logger not in deaf]
+                self._writer.write(hearing, found.pictures, step)
+                if refused:
+                    raise refused[0][1]
+        except Exception as error:
+            self._failed(trainer, error, step, "a logger did not take the numbers")
+        self._overhead.add(time.perf_counter() - begun)
+
+    def _failed(
+        self,
+        trainer: Any,
+        error: BaseException,
+        step: int,
+        what: str = "an observation failed and was left out",
+    ) -> None:
         """Count a failure and tell it once, or stop the run where that is wanted."""
         if self.settings.on_error == "raise":
-            raise error
-        self._failures += 1
-        text = f"an observation failed and was left out: {in_words(error)}"
-        self._voice.warn(trainer, text, about=f"failure: {type(error).__name__}")
+            raise ObservationError(
+                f"SaliencyMonitor: {what}: {in_words(error)}\nWith on_error='warn' the training "
+                "would go on without it."
+            ) from error
+        self._count(step)
+        self._voice.warn(trainer, f"{what}: {in_words(error)}", about=f"{what} {type(error)}")
+
+    def _count(self, step: int) -> None:
+        """Count an observation that failed, or a part of it, once."""
+        self._failures += step not in self._failed_steps
+        self._failed_steps.add(step)
 
     def _open(self, trainer: Any, pl_module: Any) -> Session:
         """Open a session, and go on with what is remembered of its probes."""
@@ -349,10 +414,13 @@ class SaliencyMonitor(Callback):
             trainer,
             pl_module,
             stage=trainer.state.fn.value,
-            passed=self._passed,
-            restored=restored.probes if restored is not None and fits else None,
+            passing=self._passing,
+            restored=restored if fits else None,
         )
-        self._passed = []
+        self._passing = Passing(self.settings.fields)
+        if restored is not None and fits and trainer.is_global_zero:
+            last = restored.snapshots["previous"].step + 1
+            begin_again(trainer.loggers, max(last, trainers.step_of(trainer)))
         for text in self._history.recall(self.settings.described()):
             self._warn(trainer, text)
         if fits:
@@ -371,28 +439,20 @@ class SaliencyMonitor(Callback):
     def _keep(self, trainer: Any, batch: Any, loader: int) -> None:
         if self._off or self._session is not None or loader != 0:
             return
-        wanted = self._wanted()
-        kept = sum(len(reading.inputs) for reading in self._passed)
-        more = isinstance(wanted, int) and kept < wanted
-        stage = trainer.state.fn.value
-        if more and needs_passing_batches(self.settings, trainer, stage):
-            try:
-                # A copy on the CPU, made now: the validation step may write to its batch.
-                self._passed.append(self.settings.fields.read(batch))
-            except ConfigurationError as error:
-                if trainer.sanity_checking:
-                    raise
-                self._failed(trainer, error)
+        stage, wanted = trainer.state.fn.value, self._wanted()
+        # Rank 0's examples are watched: each rank has its own part of such data.
+        if trainer.is_global_zero and needs_passing_batches(self.settings, trainer, stage):
+            self._passing.keep(batch, wanted)
 
-    def _step(self, trainer: Any) -> int:
+    def _moment(self, trainer: Any, label: str) -> Moment:
         if trainer.state.fn.value != "fit" and self._checkpoint_step is not None:
-            return self._checkpoint_step
-        return trainers.step_of(trainer)
+            return Moment(self._checkpoint_step, label)
+        return Moment(trainers.step_of(trainer), label)
 
     def _tagged(self, named: Mapping[str, T]) -> dict[str, T]:
         return {f"{self.settings.name}/{name}": value for name, value in named.items()}
 
-    def _introduce(self, trainer: Any, session: Session) -> None:
+    def _introduce(self, trainer: Any, session: Session, step: int) -> list[tuple[Any, Exception]]:
         folders = board_folders(trainer.loggers)
         command = "tensorboard --logdir {} --samples_per_plugin images=1000"
         said = command.format(folders[0]) if folders else ""
@@ -402,17 +462,21 @@ class SaliencyMonitor(Callback):
         elif not takes_pictures(trainer.loggers):
             said = "No logger of this Trainer takes pictures, so there are numbers only."
         self._voice.say(trainer, f"SaliencyMonitor watches {len(session.probes)} probes. {said}")
-        write_text(trainer.loggers, f"{self.settings.name}/about", about, self._step(trainer))
+        return write_text(trainer.loggers, f"{self.settings.name}/about", about, step)
 
     def _warn(self, trainer: Any, text: str | None) -> None:
         if text is not None:
             self._voice.warn(trainer, text)
 
-    def _picture_failed(self, error: Exception) -> None:
-        self._failures += 1
-        self._picture_error = self._picture_error or error
+    def _picture_failed(self, error: BaseException, step: int) -> None:
+        self._count(step)
+        self._picture_error = self._picture_error or (error, step)
         text = f"a picture could not be written: {in_words(error)}"
         self._voice.warn_from_thread(text, about=f"picture: {type(error).__name__}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: it opens a session of its own."""
+        return {**vars(self), "_session": None}
 
     @property
     def state_key(self) -> str:
@@ -429,8 +493,10 @@ class SaliencyMonitor(Callback):
         if not state_dict:
             return
         self._history.load(state_dict)
-        self._failures = state_dict["failures"]
-        self._chunk = min(self.settings.chunk, state_dict["chunk"])
+        with telling_damage():
+            self._failures = state_dict["failures"]
+            chunks = {self.settings.chunk, state_dict["chunk"]} - {None}
+        self._chunk = min(chunks, default=None)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note the step of the weights, which `trainer.validate` and `trainer.test` forget."""

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.flat import is_flattened, is_wrapper, without_gradients
+
 LARGE = 64 * 2**20
 """Bytes that are copied at most. Beyond them, of a memory bank or a whole data set, the module's
 own tensor is used: a copy would cost more than it protects. Inference tensors are copied whatever
@@ -185,6 +187,8 @@ def _parts(module: nn.Module) -> list[nn.Module]:
 
 
 def _attributes(part: nn.Module) -> dict[str, Any]:
+    if is_wrapper(part):
+        return {}  # its book-keeping must go on, not come back
     return {name: value for name, value in part.__dict__.items() if name not in _MODULE_STATE}
 
 
@@ -262,8 +266,12 @@ def _parameter_state(module: nn.Module) -> Iterator[None]:
     The gradients accumulated so far come back as the very tensors that they were.
     """
     with ExitStack() as scope:
-        owned = (one for part in _parts(module) for one in part.parameters(recurse=False))
+        parts = _parts(module)
+        scope.enter_context(without_gradients(parts))
+        owned = (one for part in parts for one in part.parameters(recurse=False))
         for parameter in {id(one): one for one in owned}.values():
+            if is_flattened(parameter):
+                continue
             scope.callback(_restore_parameter, parameter, parameter.requires_grad, parameter.grad)
             if parameter.grad is not None:
                 parameter.grad = None

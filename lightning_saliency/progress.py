@@ -58,6 +58,23 @@ class Overhead:
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._seconds = 0.0
+        self._latest = 0.0
+
+    def affords(self, budget: float) -> bool:
+        """Whether one more observation like the latest, and a last one, stay within a budget.
+
+        Time that the device still spends on the validation before counts as ours here: the budget
+        is kept rather too well than not.
+
+        Args:
+            budget: share of the time since the fit's start, 0 to 1.
+        """
+        return self._seconds + 2 * self._latest <= budget * (time.perf_counter() - self._started)
+
+    def add(self, seconds: float) -> None:
+        """Count time that the latest observation took after its numbers were taken."""
+        self._latest += seconds
+        self._seconds += seconds
 
     def since(self, begun: float, failures: int) -> dict[str, float]:
         """Add an observation that began at `begun` (`time.perf_counter`) and ends now.
@@ -67,7 +84,8 @@ class Overhead:
             all observations took together, 0 to 1; and the number of ``failures`` as it was given.
         """
         now = time.perf_counter()
-        self._seconds += now - begun
+        self._latest = now - begun
+        self._seconds += self._latest
         whole = max(now - self._started, self._seconds)
         return {
             "seconds": now - begun,

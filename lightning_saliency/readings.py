@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency.attribution import Explanation
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.measures import Drift, Grounding, Measure
 from lightning_saliency.measures.aggregate import (
@@ -21,13 +20,14 @@ from lightning_saliency.measures.aggregate import (
 )
 from lightning_saliency.measures.drift import cosine
 from lightning_saliency.measures.grounding import fit_masks
+from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Series, Snapshot
 
 QUANTILES = (0.1, 0.5, 0.9)
 
 
 def readings(
-    explanation: Explanation,
+    seen: Sighting,
     now: Snapshot,
     others: Mapping[str, Snapshot],
     measures: Mapping[str, Measure],
@@ -36,7 +36,7 @@ def readings(
     """All scalars of one observation by the end of their tag, as 0-dim tensors on the device.
 
     Args:
-        explanation: what `explain` found.
+        seen: what this observation saw.
         now: its snapshot.
         others: earlier snapshots of the same probes by name, such as ``previous``.
         measures: what is measured beside directional drift.
@@ -60,9 +60,9 @@ def readings(
         found[f"{method}/undefined"] = undefined_share(series.map)
         for measure, one in measures.items():
             found |= _measured(f"{method}/{measure}", one, series, earlier, masks)
-        for number, values in explanation.maps[method].numbers.items():
+        for number, values in seen.maps[method].numbers.items():
             found[f"{method}/{number}"] = quantiles(values, (0.5,))[0]
-    return found | _of_all(explanation, now, others, masks)
+    return found | _of_all(seen, now, others, masks)
 
 
 def _measured(
@@ -94,13 +94,13 @@ def _checked(tag: str, values: object, series: Series) -> Tensor:
 
 
 def _of_all(
-    explanation: Explanation, now: Snapshot, others: Mapping[str, Snapshot], masks: Tensor | None
+    seen: Sighting, now: Snapshot, others: Mapping[str, Snapshot], masks: Tensor | None
 ) -> dict[str, Tensor]:
     """What is said once, not per method."""
     shares = [undefined_share(series.map) for series in now.series.values()]
     found = {"undefined": torch.stack(shares).mean()}
-    if explanation.gradient_norm is not None:
-        found["magnitude"] = magnitude(explanation.gradient_norm)
+    if seen.gradient_norm is not None:
+        found["magnitude"] = magnitude(seen.gradient_norm)
     if "previous" in others:
         found["churn"] = churn(others["previous"].predictions, now.predictions)
     if masks is not None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lightning_saliency import trainers
 from lightning_saliency.attribution import AnyMethod, Method, Subject, bind
-from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.attribution.passes import CHUNK
+from lightning_saliency.errors import ConfigurationError, in_words
 from lightning_saliency.gallery import Gallery
 from lightning_saliency.measures import Measure
 from lightning_saliency.memory import Memory
@@ -30,7 +31,6 @@ from lightning_saliency.probes import (
 from lightning_saliency.probes.fields import Reading
 from lightning_saliency.settings import Settings, Wanted, words
 from lightning_saliency.targets import Output, Target, check_classes, predictions
-from lightning_saliency.voice import in_words
 
 MOST_OF_A_LOADER = 1024
 """Probes taken from a loader of the user's at most: it may be endless."""
@@ -47,6 +47,7 @@ class Session:
         methods: with their layers found.
         measures: what is measured beside directional drift.
         gallery: how the probes look.
+        chunk: probes per pass, if nobody says otherwise.
     """
 
     probes: Probes
@@ -55,10 +56,11 @@ class Session:
     methods: Mapping[str, AnyMethod]
     measures: Mapping[str, Measure]
     gallery: Gallery
+    chunk: int
 
-    def inputs(self, pl_module: trainers.Module) -> Tensor:
-        """The probes on the model's device, in the memory format of its weights."""
-        inputs = self.probes.inputs.to(pl_module.device)
+    def inputs(self, pl_module: trainers.Module, share: Sequence[int]) -> Tensor:
+        """A share of the probes on the model's device, in the memory format of its weights."""
+        inputs = self.probes.inputs[list(share)].to(pl_module.device)
         weights = (one for one in pl_module.parameters() if one.ndim == inputs.ndim == 4)
         # Where convolutions run channels last, the input's own format would be converted in each.
         last = any(
@@ -97,14 +99,42 @@ class Session:
         return "\n".join(["| what | value |", "|---|---|", *lines])
 
 
+class Passing:
+    """The first examples that pass, of data that can only be iterated.
+
+    Args:
+        fields: where they are in a batch.
+    """
+
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+        self._readings: list[Reading] = []
+        self._error: ConfigurationError | None = None
+
+    def keep(self, batch: Any, wanted: int) -> None:
+        """Read a batch, unless `wanted` examples are there or one could not be read."""
+        if self._error is None and sum(len(one.inputs) for one in self._readings) < wanted:
+            try:
+                # A copy on the CPU, made now: the validation step may write to its batch.
+                self._readings.append(self._fields.read(batch))
+            except ConfigurationError as error:
+                self._error = error
+
+    def taken(self) -> Sequence[Reading]:
+        """What was read; the error where that failed."""
+        if self._error is not None:
+            raise self._error
+        return self._readings
+
+
 def open_session(
     settings: Settings,
     trainer: trainers.Trainer,
     pl_module: trainers.Module,
     *,
     stage: str,
-    passed: Sequence[Reading] = (),
-    restored: Fingerprint | None = None,
+    passing: Passing,
+    restored: Memory | None = None,
 ) -> Session:
     """Read the probes, find the layers, fix the classes; nothing of the run is changed by it.
 
@@ -113,15 +143,21 @@ def open_session(
         trainer: of the run that is about to start or goes on.
         pl_module: what is watched.
         stage: ``test``, or anything else for the validation's data.
-        passed: what was read of the batches of data that can only be iterated.
-        restored: of the probes in a checkpoint, which these must be.
+        passing: what was read of the batches of data that can only be iterated.
+        restored: of a checkpoint, whose probes these must be, and whose classes are explained.
 
     Raises:
         ConfigurationError: anything that would end the first observation; with the argument.
     """
-    with observing(pl_module), trainers.as_validation(trainer):
-        with _speaking_of(settings.probes):
-            probes = _probes(settings, trainer, pl_module, stage, passed)
+    ranks = trainers.ranks_of(trainer)
+
+    def read() -> Probes:
+        with observing(trainers.watched(trainer)), trainers.as_validation(trainer):
+            return _probes(settings, trainer, pl_module, stage, passing)
+
+    # By one rank for all: a data set may be there alone, or give each what it draws.
+    probes = ranks.made_by_first(read)
+    with ranks.agreeing(), observing(trainers.watched(trainer)), trainers.as_validation(trainer):
         if settings.needs_masks and probes.masks is None:
             raise ConfigurationError(
                 "measures of grounding need masks, and the probes have none. Say where they are in "
@@ -130,14 +166,17 @@ def open_session(
         if settings.mean is not None:
             probes = replace(probes, mean=settings.mean, std=settings.std)
         if restored is not None:
-            _check_unchanged(probes, restored)
+            _check_unchanged(probes, restored.probes)
         subject = trainers.subject_of(
             trainer, pl_module, settings.target, settings.output, settings.forward
         )
         inputs = probes.inputs.to(pl_module.device)
         outputs = first_outputs(subject, inputs)
         classes = _classes(settings, probes, subject, inputs, outputs)
+        if restored is not None and isinstance(settings.target, Target):
+            check_classes(outputs, restored.classes.to(inputs.device), "classes of the checkpoint")
         methods = bind(subject, inputs, settings.methods)
+    classes = ranks.of_first({"classes": classes})["classes"]
     signed = frozenset(
         name for name, one in methods.items() if isinstance(one, Method) and one.signed
     )
@@ -149,7 +188,9 @@ def open_session(
         probes.std,
         signed,
     )
-    return Session(probes, classes, subject, methods, settings.measures, gallery)
+    # A pass keeps what a training step keeps, so it takes no more examples than the validation.
+    chunk = settings.chunk or min(CHUNK, trainers.batch_size(trainer, stage) or CHUNK)
+    return Session(probes, classes, subject, methods, settings.measures, gallery, chunk)
 
 
 def first_outputs(subject: Subject, inputs: Tensor) -> Tensor:
@@ -195,15 +236,27 @@ def _probes(
     trainer: trainers.Trainer,
     pl_module: trainers.Module,
     stage: str,
-    passed: Sequence[Reading],
+    passing: Passing,
 ) -> Probes:
-    wanted, fields = settings.probes, settings.fields
+    fields = settings.fields
     transferring = _Transferred(
         fields.input,
         fields.label,
         fields.mask,
         lambda batch: trainers.transferred(trainer, pl_module, batch),
     )
+    with _speaking_of(settings.probes):
+        return _read(settings, trainer, transferring, stage, passing)
+
+
+def _read(
+    settings: Settings,
+    trainer: trainers.Trainer,
+    transferring: Fields,
+    stage: str,
+    passing: Passing,
+) -> Probes:
+    wanted, fields = settings.probes, settings.fields
     if isinstance(wanted, Probes):
         return replace(wanted, inputs=trainer.precision_plugin.convert_input(wanted.inputs))
     if not isinstance(wanted, (int, Sequence)):
@@ -224,14 +277,8 @@ def _probes(
             f"These are indices, but the {_data(stage)} data, a {type(dataset).__name__}, can only "
             "be iterated. Give a number: the first examples that pass are kept."
         )
-    if trainer.world_size > 1:
-        raise ConfigurationError(
-            f"The {_data(stage)} data, a {type(dataset).__name__}, can only be iterated, and each "
-            "of several processes gets its own part of it. Give probes=Probes.from_tensors(…), the "
-            "same for all."
-        )
     kept = Fields(0, None if fields.label is None else 1, None if fields.mask is None else 2)
-    return _from_batches(passed, wanted, kept, loader)
+    return _from_batches(passing.taken(), wanted, kept, loader)
 
 
 def _from_batches(batches: Iterable[Any], most: int, fields: Fields, loader: Any) -> Probes:
@@ -311,7 +358,7 @@ def _classes(
         return torch.zeros(count, dtype=torch.long, device=inputs.device)
     if wanted == "prediction":
         with torch.no_grad():
-            chunks = torch.split(inputs, settings.chunk)
+            chunks = torch.split(inputs, min(settings.chunk or CHUNK, count))
             parts = [predictions(subject.scores(chunk)) for chunk in chunks]
         return torch.cat(parts)
     if isinstance(wanted, int):

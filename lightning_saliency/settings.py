@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -26,7 +27,7 @@ class Settings:
 
     Attributes:
         needs_masks: whether the user asked for a measure of grounding.
-        chunk: how many probes the first pass takes.
+        chunk: how many probes the first pass takes; None for what the data suggest.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Settings:
     target_class: TargetClass
     probes: Wanted
     every: Every
+    budget: float | None
     reference: int | str
     fields: Fields
     output: Output
@@ -44,7 +46,7 @@ class Settings:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     seed: int
-    chunk: int
+    chunk: int | None
     on_error: str
 
     @classmethod
@@ -62,6 +64,7 @@ class Settings:
             ),
             probes=_checked_probes(given["probes"]),
             every=_checked_every(given["every"]),
+            budget=_checked_budget(given["budget"]),
             reference=_checked_choice(
                 "reference", given["reference"], ("previous", "first", "best"), "a step"
             ),
@@ -70,7 +73,7 @@ class Settings:
             forward=given["forward"],
             **_checked_normalisation(given["mean"], given["std"]),
             seed=_checked_number("seed", given["seed"], 0),
-            chunk=_checked_number("chunk", given["chunk"], 1),
+            chunk=None if given["chunk"] is None else _checked_number("chunk", given["chunk"], 1),
             on_error=_checked_choice("on_error", given["on_error"], ("warn", "raise")),
         )
 
@@ -94,7 +97,8 @@ def words(value: object) -> str:
 
 def _checked_name(name: str) -> str:
     """The first part of all tags."""
-    if not isinstance(name, str) or not all(part.strip() == part != "" for part in name.split("/")):
+    written = isinstance(name, str) and name.isprintable()
+    if not written or not all(part.strip() == part != "" for part in name.split("/")):
         raise ConfigurationError(f"name={name!r} can't begin a tag. Use a word such as 'saliency'.")
     return name
 
@@ -111,10 +115,23 @@ def _checked_every(every: Any) -> Every:
     return Every(every)
 
 
+def _checked_budget(budget: Any) -> float | None:
+    """A share of time, or None for as much as it takes."""
+    number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if budget is None or (number and 0 < budget <= 1):
+        return None if budget is None else float(budget)
+    raise ConfigurationError(
+        f"budget={budget!r}: give the share of the fit's time that observations may take, above 0 "
+        "and at most 1, such as 0.02; or None for all that are due."
+    )
+
+
 def _checked_number(argument: str, value: Any, least: int) -> int:
     """A whole number of `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{argument}={value!r}: give a whole number, {least} or more.")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+        raise ConfigurationError(
+            f"{argument}={value!r}: give a whole number from {least} to 2**63 - 1."
+        )
     return value
 
 
@@ -158,11 +175,19 @@ def _checked_normalisation(mean: Any, std: Any) -> dict[str, tuple[float, ...] |
         )
     if mean is None:
         return {"mean": None, "std": None}
-    listed = isinstance(mean, Iterable) and isinstance(std, Iterable)
-    means, stds = (tuple(map(float, mean)), tuple(map(float, std))) if listed else ((), ())
-    if not listed or len(means) != len(stds) or not all(value > 0 for value in stds):
+    means, stds = _numbers(mean), _numbers(std)
+    if not means or len(means) != len(stds) or not all(value > 0 for value in stds):
         raise ConfigurationError(
-            f"mean={mean} and std={std}: give a list of each with one number per channel, std "
-            "above 0."
+            f"mean={mean} and std={std}: give a list of each with one finite number per channel, "
+            "std above 0."
         )
     return {"mean": means, "std": stds}
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """Finite numbers of a list; none where there is anything else."""
+    try:
+        found = tuple(map(float, () if isinstance(values, str) else values))
+    except (TypeError, ValueError, OverflowError):
+        return ()
+    return found if all(map(math.isfinite, found)) else ()

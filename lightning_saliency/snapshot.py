@@ -1,8 +1,8 @@
 """The form in which the maps of one observation are measured, remembered and drawn.
 
-Maps are pooled to a bounded number of places, scaled to a peak of 1 and rounded to float16 *before*
-they are measured, not after. So a drift computed against a snapshot that went through a checkpoint
-is the one that an uninterrupted run computes, bit by bit, and frozen weights drift by exactly 0.
+Pooled maps are scaled to a peak of 1 and rounded to float16 *before* they are measured, not after.
+So a drift computed against a snapshot that went through a checkpoint is the one that an
+uninterrupted run computes, bit by bit, and frozen weights drift by exactly 0.
 """
 
 from __future__ import annotations
@@ -12,14 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency.attribution import Explanation
-from lightning_saliency.targets import predictions
-
-PLACES = 64 * 64
-"""Places (pixels) that a map keeps at most: 64 × 64 stays what it is, 224 × 224 becomes 56 × 56."""
+from lightning_saliency.sighting import Sighting
 
 
 @dataclass(frozen=True)
@@ -54,13 +49,13 @@ class Snapshot:
     predictions: Tensor
 
     @classmethod
-    def of(cls, explanation: Explanation, *, step: int, label: str) -> Snapshot:
-        """What is kept of what `explain` found; everything stays on its device."""
+    def of(cls, sighting: Sighting, *, step: int, label: str) -> Snapshot:
+        """What is remembered of a sighting; everything stays on its device."""
         series = {}
-        for name, maps in explanation.maps.items():
-            unit, peak = _unit(pooled(maps.map, skip=1))
-            series[name] = Series(unit, _unit(pooled(maps.signed, skip=2))[0], peak)
-        return cls(step, label, series, predictions(explanation.outputs))
+        for name, maps in sighting.maps.items():
+            unit, peak = _unit(maps.map)
+            series[name] = Series(unit, _unit(maps.signed)[0], peak)
+        return cls(step, label, series, sighting.predictions)
 
     def to(self, device: torch.device) -> Snapshot:
         """The same on another device."""
@@ -91,30 +86,6 @@ class Snapshot:
         """What `state` gave."""
         series = {name: Series(**one) for name, one in state["series"].items()}
         return cls(state["step"], state["label"], series, state["predictions"])
-
-
-def pooled(maps: Tensor, *, skip: int, places: int = PLACES) -> Tensor:
-    """The mean over equal blocks, the smallest that leave at most `places` of them.
-
-    For a gradient this is, up to a factor, the gradient with respect to a change of the input that
-    is constant on each block. Blocks at the far border may be cut.
-
-    Args:
-        maps: `(*leading, *spatial)` with one to three spatial dimensions.
-        skip: how many leading dimensions there are.
-        places: wanted size of a map at most.
-    """
-    spatial = maps.shape[skip:]
-    side = 1
-    while torch.Size(-(-size // side) for size in spatial).numel() > places:
-        side += 1
-    if side == 1:
-        return maps
-    pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(spatial)]
-    flat = maps.reshape(-1, 1, *spatial)
-    kernel = [min(side, size) for size in spatial]
-    small = pool(flat, kernel, ceil_mode=True, count_include_pad=False)
-    return small.reshape(*maps.shape[:skip], *small.shape[2:])
 
 
 def _unit(maps: Tensor) -> tuple[Tensor, Tensor]:

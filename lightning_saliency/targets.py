@@ -79,11 +79,19 @@ class Prob(Target):
         return LogProb()(outputs, classes).exp()
 
 
+def _check_index(what: str, index: object) -> None:
+    if isinstance(index, bool) or not isinstance(index, int) or abs(index) >= 2**31:
+        raise ConfigurationError(f"{what}: give the index of an output, a whole number from 0 on.")
+
+
 @dataclass(frozen=True)
 class Contrast(Target):
     """z_c − z_k: why class c rather than class `against`; any real, 0 for probes of `against`."""
 
     against: int
+
+    def __post_init__(self) -> None:
+        _check_index(f"target={self}", self.against)
 
     def __call__(self, outputs: Tensor, classes: Tensor) -> Tensor:
         if _is_binary(outputs):
@@ -100,6 +108,9 @@ class Output(Target):
     """The output itself, for regression: column `index` of `(N, K)`, or the only one; any real."""
 
     index: int = 0
+
+    def __post_init__(self) -> None:
+        _check_index(f"target={self}", self.index)
 
     def __call__(self, outputs: Tensor, classes: Tensor) -> Tensor:
         columns = outputs.reshape(len(outputs), -1)
@@ -148,7 +159,7 @@ def resolve_target(target: str | Callable[[Tensor, Tensor], Tensor]) -> Callable
         return target
     if isinstance(target, str) and "." in target:
         return resolve_target(imported(target, "target"))
-    if target not in TARGETS:
+    if not isinstance(target, str) or target not in TARGETS:
         raise ConfigurationError(
             f"target={target!r} is not the name of a target. {did_you_mean(target, TARGETS)} "
             "Or give a callable (outputs, classes) -> (N,)."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -16,20 +16,49 @@ from torch.utils._pytree import tree_leaves
 from lightning_saliency.attribution import Subject
 from lightning_saliency.attribution.subject import describe
 from lightning_saliency.errors import ConfigurationError, did_you_mean
+from lightning_saliency.ranks import Ranks
 
 Trainer: TypeAlias = Any
 Module: TypeAlias = Any
 Output: TypeAlias = int | str | Callable[[Any], Any] | None
 Forward: TypeAlias = str | Callable[[nn.Module, Tensor], Any] | None
 
-UNTRIED = ("FSDP", "DeepSpeed", "ModelParallel", "XLA")
-"""Parts of the names of strategies under which no observation is made, since it was not tried."""
+TRIED = ("SingleDeviceStrategy", "DDPStrategy", "FSDPStrategy", "ModelParallelStrategy")
+"""Strategies whose observations were compared with those of one process."""
+
+SHARDED = ("FSDPStrategy", "ModelParallelStrategy")
+"""Those of them where each rank holds a part of the parameters."""
 
 
 def untried_strategy(trainer: Trainer) -> str | None:
     """The name of the Trainer's strategy if the monitor must keep off it."""
-    name = type(trainer.strategy).__name__
-    return name if any(part in name for part in UNTRIED) else None
+    strategy = trainer.strategy
+    if not _is_a(strategy, *TRIED):
+        return type(strategy).__name__
+    parallel = getattr(strategy, "_tensor_parallel_size", 1)
+    return (
+        f"{type(strategy).__name__} with tensor parallelism"
+        if parallel not in (1, "auto")
+        else None
+    )
+
+
+def ranks_of(trainer: Trainer) -> Ranks:
+    """The processes of the Trainer."""
+    strategy, sharded = trainer.strategy, _is_a(trainer.strategy, *SHARDED)
+    return Ranks(trainer.global_rank, trainer.world_size, sharded, strategy.root_device)
+
+
+def watched(trainer: Trainer) -> nn.Module:
+    """The module with all that a pass through it may change: FSDP's wrapper, or the user's own."""
+    wrapper, own = trainer.strategy.model, trainer.lightning_module
+    found: nn.Module = wrapper if _is_a(wrapper, "FullyShardedDataParallel") else own
+    return found
+
+
+def _is_a(value: object, *names: str) -> bool:
+    """By name: either namespace of Lightning has a class of its own."""
+    return any(parent.__name__ in names for parent in type(value).__mro__)
 
 
 def stand_before_averaging(trainer: Trainer, callback: object) -> None:
@@ -57,7 +86,7 @@ def never_averaged(trainer: Trainer) -> str | None:
 
 
 def _averages(callback: object) -> bool:
-    return any(parent.__name__ == "WeightAveraging" for parent in type(callback).__mro__)
+    return _is_a(callback, "WeightAveraging")
 
 
 def step_of(trainer: Trainer) -> int:
@@ -74,11 +103,37 @@ def step_of_checkpoint(checkpoint: dict[str, Any]) -> int:
     return int(loop.get("_batches_that_stepped", checkpoint.get("global_step", 0)))
 
 
-def label_of(trainer: Trainer) -> str:
-    """What people call this moment of a fit."""
-    if trainer.val_check_batch == trainer.num_training_batches:
-        return f"epoch {trainer.current_epoch}"
-    return f"step {trainer.global_step}"
+class Moment(NamedTuple):
+    """When an observation is made: the x of its numbers, and what people call it."""
+
+    step: int
+    label: str
+
+
+def moment_of(trainer: Trainer) -> Moment:
+    """The validation of a fit that is just done."""
+    whole = trainer.val_check_batch == trainer.num_training_batches
+    label = f"epoch {trainer.current_epoch}" if whole else f"step {trainer.global_step}"
+    return Moment(step_of(trainer), label)
+
+
+def validates_no_more(trainer: Trainer) -> bool:
+    """Whether this validation is the last one of the fit, as far as is known by now."""
+    if trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    epochs, every = trainer.max_epochs, trainer.check_val_every_n_epoch
+    if epochs is None or epochs < 0 or every is None:
+        return False
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    no_more_in_epoch = done + trainer.val_check_batch > trainer.num_training_batches
+    return bool(no_more_in_epoch and trainer.current_epoch + every >= epochs)
+
+
+def batch_size(trainer: Trainer, stage: str) -> int | None:
+    """Of the first loader of the validation or of the test, if it has one."""
+    loaders = loaders_of(trainer, stage)
+    size = getattr(loaders[0], "batch_size", None) if loaders else None
+    return size if isinstance(size, int) else None
 
 
 def ends_epoch(trainer: Trainer) -> bool:
@@ -144,13 +199,45 @@ def subject_of(
     forward: Forward,
 ) -> Subject:
     """The module as it is called in this Trainer's validation."""
+    call, sharded = _caller(pl_module, forward), _is_a(trainer.strategy, *SHARDED)
+    if sharded:
+        wrapper = trainer.strategy.model
+        call = _through(wrapper, call) if forward is not None else lambda _, inputs: wrapper(inputs)
     return Subject(
         pl_module,
         target,
         output=_picker(output),
         context=trainer.precision_plugin.forward_context,
-        call=_caller(pl_module, forward),
+        call=call,
+        # Sharded modules prepare their backward pass in the forward pass, or not at all.
+        whole_graph=sharded,
     )
+
+
+def _through(
+    wrapper: nn.Module, call: Callable[[nn.Module, Tensor], Any]
+) -> Callable[[nn.Module, Tensor], Any]:
+    """Call the module from within its wrapper, which brings the sharded parameters together."""
+
+    def call_wrapper(module: nn.Module, inputs: Tensor) -> Any:
+        own = module.__dict__.pop("forward", None)
+
+        def give_back() -> None:
+            module.__dict__.pop("forward", None)
+            if own is not None:
+                module.__dict__["forward"] = own
+
+        def forward(given: Tensor) -> Any:
+            give_back()  # what is called may call the real one
+            return call(module, given)
+
+        module.__dict__["forward"] = forward
+        try:
+            return wrapper(inputs)
+        finally:
+            give_back()
+
+    return call_wrapper
 
 
 def _caller(module: Module, forward: Forward) -> Callable[[nn.Module, Tensor], Any]:

@@ -25,7 +25,7 @@ from torchvision.datasets import FakeData
 from torchvision.models import resnet18, vit_b_16
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from lightning_saliency import ConfigurationError, Probes, SaliencyMonitor, SaliencyWarning
+from lightning_saliency import ObservationError, Probes, SaliencyMonitor, SaliencyWarning
 from lightning_saliency.logs import TAGS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -442,13 +442,13 @@ def test_a_failure_while_training_is_told_once_and_counted(tmp_path: Path) -> No
             raise KeyError("boom")
         return inputs[:, 0]
 
-    monitor = SaliencyMonitor({"gradient": "saliency", "mine": flaky})
+    monitor = SaliencyMonitor({"gradient": "saliency", "mine": flaky}, chunk=12)
     with pytest.warns(SaliencyWarning, match="'mine' raised KeyError: 'boom'") as told:
         run = fit(tmp_path, net, loader(), loader(), monitor)
     assert len([one for one in told if one.category is SaliencyWarning]) == 1
     assert run.events.scalars["saliency/failures"] == {0: 0.0, 1: 1.0, 3: 2.0}
     assert net.seen == 4
     calls.clear()
-    strict = SaliencyMonitor({"mine": flaky}, on_error="raise")
-    with pytest.raises(ConfigurationError, match="'mine' raised KeyError: 'boom'"):
+    strict = SaliencyMonitor({"mine": flaky}, on_error="raise", chunk=12)
+    with pytest.raises(ObservationError, match="'mine' raised KeyError: 'boom'"):
         fit(tmp_path / "strict", net, loader(), loader(), strict)

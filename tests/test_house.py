@@ -16,30 +16,37 @@ ROOT = Path(lightning_saliency.__file__).parent
 FLOORS = (
     "__main__",
     "cli",
+    "pytorch_lightning",
     "monitor",
+    "sight",
     "session",
     "settings",
     "progress",
     "voice",
     "trainers",
+    "ranks",
+    "writer",
     "logs",
+    "board",
     "gallery",
     "history",
     "memory",
     "readings",
     "rendering",
     "snapshot",
+    "sighting",
     "measures",
     "attribution",
     "targets",
     "probes",
     "observation",
+    "flat",
     "schedule",
     "errors",
 )
 """From the roof down: a module may import what stands below it."""
 
-SHELL = {"cli", "monitor"}
+SHELL = {"cli", "pytorch_lightning", "monitor"}
 """The only ones that know Lightning's classes."""
 
 

@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_saliency import SaliencyMonitor
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.logs import TAGS, PictureWriter, table
+from lightning_saliency.logs import TAGS, table
+from lightning_saliency.writer import PictureWriter
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -26,8 +27,8 @@ def picture() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 255, (40, 80, 3), dtype=np.uint8)
 
 
-def fail(error: Exception) -> None:
-    raise AssertionError("unexpected failure on the thread") from error
+def fail(error: BaseException, step: int) -> None:
+    raise AssertionError(f"unexpected failure on the thread at {step}") from error
 
 
 def read(folder: str) -> EventAccumulator:
@@ -84,9 +85,9 @@ def test_pictures_are_drawn_on_another_thread(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_fails_stops_nothing(tmp_path: Path) -> None:
-    told: list[Exception] = []
+    told: list[BaseException] = []
     board = TensorBoardLogger(tmp_path)
-    writer = PictureWriter("png", told.append)
+    writer = PictureWriter("png", lambda error, step: told.append(error))
 
     def broken() -> NDArray[np.uint8]:
         raise OSError("no space left on device")
@@ -101,15 +102,15 @@ def test_a_picture_that_fails_stops_nothing(tmp_path: Path) -> None:
 def test_a_disk_that_fills_at_the_flush_ends_no_thread() -> None:
     class Full:
         def __getattr__(self, name: str) -> Callable[..., Any]:
-            return lambda *_: "folder"
+            return lambda *_: "."
 
         def flush(self) -> None:
             raise OSError("no space left on device")
 
-    told: list[Exception] = []
+    told: list[BaseException] = []
     experiment = type("Experiment", (), {"_get_file_writer": lambda self: Full()})()
     board = type("TensorBoardLogger", (), {"experiment": experiment})()
-    writer = PictureWriter("png", told.append)
+    writer = PictureWriter("png", lambda error, step: told.append(error))
     for step in range(2):
         writer.write([board], {"saliency/a": picture}, step)
         writer.drain()
@@ -121,9 +122,11 @@ def test_a_folder_that_cannot_be_written_to_stops_nothing() -> None:
     def denied(self: object) -> None:
         raise PermissionError("read-only file system")
 
-    told: list[Exception] = []
+    told: list[BaseException] = []
     board = type("TensorBoardLogger", (), {"experiment": property(denied)})()
-    PictureWriter("png", told.append).write([board], {"saliency/a": picture}, 0)
+    PictureWriter("png", lambda error, step: told.append(error)).write(
+        [board], {"saliency/a": picture}, 0
+    )
     assert [type(error) for error in told] == [PermissionError]
 
 

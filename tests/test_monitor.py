@@ -16,11 +16,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from small_fits import Events, Net, board, images, labels, loader, trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_saliency import (
     ConfigurationError,
     Every,
+    ObservationError,
     SaliencyMonitor,
     SaliencyWarning,
     SmoothGrad,
@@ -422,24 +422,8 @@ def test_pictures_that_fail_can_stop_the_run_as_well(
     def full(*_: Any) -> bytes:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("lightning_saliency.logs.encode", full)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr("lightning_saliency.writer.encode", full)
+    with pytest.raises(ObservationError, match="OSError: no space left"):
         watch(tmp_path, SaliencyMonitor(probes=3, on_error="raise"), Net())
     events = watch(tmp_path / "b", SaliencyMonitor(probes=3), Net())
     assert max(events.scalars["saliency/failures"].values()) > 0
-
-
-def test_a_stream_that_differs_between_processes_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each process would watch other probes: told before the first step."""
-
-    class Stream(IterableDataset[Any]):
-        def __iter__(self) -> Any:
-            return iter(zip(images(12), labels(12), strict=True))
-
-    fit, net = trainer(callbacks=[SaliencyMonitor(probes=3)]), Net()
-    monkeypatch.setattr(type(fit), "world_size", property(lambda self: 2))
-    with pytest.raises(ConfigurationError, match=r"Stream.*several processes.*from_tensors"):
-        fit.fit(net, loader(images(12), labels(12)), DataLoader(Stream(), batch_size=4))
-    assert net.seen == 0

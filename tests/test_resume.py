@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ def fit(
         for images in (Images(44, seed=1), validation or Images(12, seed=2))
     ]
     path = None if resume is None else str(resume)
-    trainer.fit(model, loaders[0], loaders[1], ckpt_path=path, weights_only=True)
+    # Lightning asks how to read a checkpoint from 2.6 on.
+    asked = "weights_only" in inspect.signature(trainer.fit).parameters
+    strict: dict[str, Any] = {"weights_only": True} if asked else {}
+    trainer.fit(model, loaders[0], loaders[1], ckpt_path=path, **strict)
     return trainer, model
 
 

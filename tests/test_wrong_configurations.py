@@ -29,7 +29,6 @@ from lightning_saliency import (
     SmoothGrad,
     VarGrad,
 )
-from lightning_saliency.measures.drift import blurred
 
 Loader = DataLoader[Any]
 
@@ -157,6 +156,10 @@ def unsummed(outputs: Tensor, classes: Tensor) -> Tensor:
     return outputs
 
 
+def of_two_colours(now: Tensor, then: Tensor) -> Tensor:
+    return (now[:, 0] - then[:, 1]).flatten(1).norm(dim=1)
+
+
 ARGUMENTS = {
     "unknown method": wrong(
         "methods: 'saliensy'",
@@ -262,7 +265,10 @@ ARGUMENTS = {
     "name": wrong("name='/saliency/'", "a word such as 'saliency'", name="/saliency/"),
     "name with an empty part": wrong("name='a//b'", "a word", name="a//b"),
     "name that is a number": wrong("name=3", "a word", name=3),
-    "chunk": wrong("chunk=0", "1 or more", chunk=0),
+    "chunk": wrong("chunk=0", "from 1", chunk=0),
+    "budget in percent": wrong("budget=2", "0.02", budget=2),
+    "budget of nothing": wrong("budget=0", "above 0", budget=0),
+    "budget as a word": wrong("budget='low'", "above 0", budget="low"),
     "seed": wrong("seed='x'", "a whole number", seed="x"),
 }
 """Told where the monitor is made."""
@@ -276,13 +282,13 @@ FITS = {
     ),
     "method raises": wrong(
         "methods: 'mine' raised KeyError: 'boom'",
-        "inputs (12, 1, 8, 8)",
+        "inputs (4, 1, 8, 8)",
         "correct it",
         methods={"mine": raising, "ours": "saliency"},
     ),
     "method of a wrong shape": wrong(
         "methods: 'mine' returns the shape ()",
-        "(12, *spatial)",
+        "(4, *spatial)",
         methods={"mine": of_everything},
     ),
     "method of a wrong type": wrong(
@@ -297,7 +303,7 @@ FITS = {
     ),
     "a layer after the pooling": wrong(
         "layer='head.1'",
-        "(12, 16)",
+        "(4, 16)",
         "before the pooling",
         methods={"cam": GradCAM("head.1")},
     ),
@@ -305,16 +311,16 @@ FITS = {
         "first observation failed",
         "measures ['moved']",
         "measures=…",
-        measures={"moved": Drift(blurred, of="signed")},
+        measures={"moved": Drift(of_two_colours, of="signed")},
     ),
-    "target of a wrong shape": wrong("target=", "unsummed", "(12, 3)", "(N,)", target=unsummed),
+    "target of a wrong shape": wrong("target=", "unsummed", "(4, 3)", "(N,)", target=unsummed),
     "contrast to no class": wrong(
         "target=Contrast(against=99)",
         "0 to 2",
         target=Contrast(against=99),
     ),
     "output of no column": wrong("target=Output(index=9)", "0 to 2", target=Output(9)),
-    "region of a classifier": wrong("target=Region", "(12, 3)", "'margin'", target="region"),
+    "region of a classifier": wrong("target=Region", "(4, 3)", "'margin'", target="region"),
     "target_class out of range": wrong("target_class=7", "0 to 2", target_class=7),
     "index beyond the data": wrong("probes=[0, 99]", "Index 99", "0 to 11", probes=[0, 99]),
     "index below 0": wrong("probes=[-1]", "Index -1", "0 to 11", probes=[-1]),

@@ -3,120 +3,70 @@
 from __future__ import annotations
 
 import csv
-import hashlib
+import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch._dynamo.utils import counters
+from torch.utils.data import DataLoader
+from twin_nets import Images as Images
+from twin_nets import Net as Net
+from twin_nets import bits
 
 SALIENCY = "saliency"
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One way to train. Six batches an epoch, the last one smaller than the others."""
+    """One way to train. Six batches an epoch and process, the last smaller if none is compiled."""
 
     epochs: int = 2
     workers: int = 0
     augmented: bool = False
     loaders: int = 1
     manual: bool = False
-    average: Literal["", "before", "after"] = ""
+    average: Literal["", "before", "after", "swa"] = ""
     """Where an averaging callback stands, as seen from the callback under test."""
-    verb: Literal["fit", "validate"] = "fit"
+    verb: Literal["fit", "validate", "test"] = "fit"
     pictures: bool = False
     trainer: tuple[tuple[str, Any], ...] = ()
+    net: type[Net] = Net
+    compiled: Literal["", "module", "method"] = ""
+    """``torch.compile(module)``, or ``module.compile()``."""
+    backend: str = "aot_eager"
+    processes: int = 1
+    spawned: bool = False
+    """Whether the Trainer starts the processes itself, so that they end with the run."""
+    made: Callable[[], dict[str, Any]] = dict
+    """Options of the Trainer that are made anew for each run: strategies, plugins."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """All that a run leaves behind but for what the monitor itself logs."""
+    """All that a run leaves behind but for what the monitor itself logs, which is `observed`."""
 
-    model: dict[str, Tensor]
-    flags: dict[str, bool]
-    optimizers: list[Any]
-    streams: tuple[Any, ...]
-    batches: list[str]
-    metrics: list[dict[str, str]]
-
-
-class Images(Dataset[tuple[Tensor, Tensor]]):
-    """Two-channel noise with a class; augmented from all three global random streams."""
-
-    def __init__(self, count: int, seed: int, *, augmented: bool = False) -> None:
-        own = torch.Generator().manual_seed(seed)
-        self.inputs = torch.randn(count, 2, 8, 8, generator=own)
-        self.targets = torch.arange(count) % 3
-        self.augmented = augmented
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.inputs[index]
-        if self.augmented:
-            image = image * torch.rand(()) + float(np.random.randn()) + random.random()
-        return image, self.targets[index]
-
-
-class Net(LightningModule):
-    """Dropout, a BatchNorm, and a frozen one; its forward logs, as some people's does."""
-
-    def __init__(self, *, manual: bool = False, dropout: float = 0.3) -> None:
-        super().__init__()
-        self.automatic_optimization = not manual
-        self.stem = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
-        self.frozen = nn.BatchNorm2d(4).eval().requires_grad_(False)
-        nn.init.normal_(self.frozen.weight, 1.0, 0.1)
-        nn.init.uniform_(self.frozen.get_buffer("running_var"), 0.5, 2.0)
-        self.body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True), nn.Dropout(dropout))
-        self.head = nn.Linear(4, 3)
-        self.seen: list[str] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.body(self.frozen(self.stem(x))).mean((2, 3))
-        self.log("activity", features.mean(), on_step=False, on_epoch=True, batch_size=len(x))
-        logits: Tensor = self.head(features)
-        return logits
-
-    def loss(self, batch: Any, stage: str) -> Tensor:
-        x, y = batch
-        self.seen.append(f"{stage} {hashlib.sha256(bits(x).numpy().tobytes()).hexdigest()[:16]}")
-        loss = F.cross_entropy(self(x).float(), y)
-        self.log(f"{stage}_loss", loss, batch_size=len(x), on_step=stage == "train", on_epoch=True)
-        return loss
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self.loss(batch, "train")
-        if not self.automatic_optimization:
-            pair: Any = self.optimizers()
-            self.manual_backward(loss)
-            # The second steps at every other batch: gradients are left over validations.
-            for optimizer in pair if batch_idx % 2 else pair[:1]:
-                optimizer.step()
-                optimizer.zero_grad()
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.loss(batch, "val")
-
-    def configure_optimizers(self) -> Any:
-        # Frozen parameters are given too: the optimiser leaves alone what has no gradient.
-        if self.automatic_optimization:
-            return torch.optim.SGD(self.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
-        low = [*self.stem.parameters(), *self.frozen.parameters()]
-        high = [*self.body.parameters(), *self.head.parameters()]
-        return [torch.optim.SGD(low, 0.05, momentum=0.9), torch.optim.Adam(high, 0.01)]
+    weights: dict[str, Any]
+    buffers: dict[str, Any]
+    flags: dict[str, Any]
+    hooks: dict[str, Any]
+    gradients: dict[str, Any]
+    optimizers: Any
+    scaler: Any
+    streams: Any
+    batches: Any
+    metrics: Any
+    graphs: Any
+    """How many graphs torch.compile has made."""
+    observed: dict[str, float]
 
 
 def seed_streams() -> None:
@@ -130,12 +80,15 @@ def trainer_for(setup: Setup, callbacks: list[Callback], folder: Path) -> Traine
     loggers: list[Any] = [CSVLogger(folder, name="", version="")]
     if setup.pictures:
         loggers.append(TensorBoardLogger(folder, name="", version=""))
-    if setup.average:
+    if setup.average == "swa":
+        callbacks = [*callbacks, StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)]
+    elif setup.average:
         average = EMAWeightAveraging(decay=0.8)
         callbacks = [average, *callbacks] if setup.average == "before" else [*callbacks, average]
     options: dict[str, Any] = {
         "max_epochs": setup.epochs,
         "accelerator": "cpu",
+        "devices": setup.processes,
         "callbacks": callbacks,
         "logger": loggers,
         "log_every_n_steps": 2,
@@ -144,18 +97,25 @@ def trainer_for(setup: Setup, callbacks: list[Callback], folder: Path) -> Traine
         "enable_model_summary": False,
         "num_sanity_val_steps": 1,
     }
-    return Trainer(**options | dict(setup.trainer))
+    return Trainer(**options | dict(setup.trainer) | setup.made())
 
 
 def train_loader(setup: Setup) -> DataLoader[Any]:
-    images = Images(44, seed=1, augmented=setup.augmented)
+    # Of a compiled model each size of a batch is another graph, and each takes seconds.
+    images = Images(
+        (48 if setup.compiled else 44) * setup.processes, seed=1, augmented=setup.augmented
+    )
     return DataLoader(images, batch_size=8, shuffle=True, num_workers=setup.workers)
 
 
 def val_loaders(setup: Setup) -> Any:
     loaders = [
         DataLoader(
-            Images(12, seed=2 + index, augmented=setup.augmented),
+            Images(
+                (16 if setup.compiled else 12) * setup.processes,
+                seed=2 + index,
+                augmented=setup.augmented,
+            ),
             batch_size=8,
             num_workers=setup.workers,
         )
@@ -167,32 +127,134 @@ def val_loaders(setup: Setup) -> Any:
 def run(setup: Setup, callbacks: Callable[[], list[Callback]], folder: Path) -> Trace:
     """Train as `setup` says with the callbacks, and tell what is left.
 
-    The callbacks are made after seeding and before the model, as LightningCLI does.
+    The callbacks are made after seeding and before the model, as LightningCLI does. Where the
+    Trainer starts the processes, the trace is that of all of them; else that of this process.
     """
+    torch._dynamo.reset()
     seed_streams()
-    trainer = trainer_for(setup, callbacks(), folder)
-    model = Net(manual=setup.manual)
+    before = counters["stats"]["unique_graphs"]
+    given = callbacks()
+    if setup.spawned:
+        given = [*given, Recorder(folder)]
+    trainer = trainer_for(setup, given, folder)
+    model = setup.net(manual=setup.manual)
+    start(setup, trainer, model)
+    if setup.spawned:
+        return recorded(folder, setup.processes)
+    return trace_of(trainer, model, folder, before)
+
+
+def start(setup: Setup, trainer: Trainer, model: Net) -> None:
+    """Compile the model where that is wanted, and train or evaluate it."""
+    called: Any = model
+    if setup.compiled == "module":
+        called = torch.compile(model, backend=setup.backend)
+    elif setup.compiled:
+        model.compile(backend=setup.backend)
     if setup.verb == "fit":
-        trainer.fit(model, train_loader(setup), val_loaders(setup))
+        trainer.fit(called, train_loader(setup), val_loaders(setup))
+    elif setup.verb == "validate":
+        trainer.validate(called, val_loaders(setup), verbose=False)
     else:
-        trainer.validate(model, val_loaders(setup), verbose=False)
-    parameters = {f"{name}.requires_grad": one.requires_grad for name, one in named(model)}
+        trainer.test(called, val_loaders(setup), verbose=False)
+
+
+def trace_of(trainer: Trainer, model: Net, folder: Path, graphs: int = 0) -> Trace:
+    """What the run left in this process. Of what is sharded its part, so nothing is gathered."""
+    scalars = {name: value.clone() for name, value in trainer.callback_metrics.items()}
+    mine = {name: value for name, value in scalars.items() if not name.startswith(SALIENCY)}
+    whole = {f"{name}.whole": not hasattr(one, "to_local") for name, one in parameters_of(model)}
+    reshard(model)
+    parameters = dict(parameters_of(model))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    frozen = {f"{name}.requires_grad": one.requires_grad for name, one in parameters.items()}
     return Trace(
-        model={name: value.clone() for name, value in model.state_dict().items()},
-        flags={name: part.training for name, part in model.named_modules()} | parameters,
+        weights={name: local(tensor).clone() for name, tensor in parameters.items()},
+        buffers={name: local(tensor).clone() for name, tensor in buffers.items()},
+        flags={name: part.training for name, part in model.named_modules()} | frozen | whole,
+        hooks=dict(hooks_of(model)),
+        gradients={name: local(one.grad) for name, one in parameters.items()},
         optimizers=[optimizer.state_dict() for optimizer in trainer.optimizers],
-        streams=(torch.get_rng_state(), repr(np.random.get_state()), random.getstate()),
+        scaler=trainer.precision_plugin.state_dict(),
+        streams=[*random_streams()],
         batches=model.seen,
-        metrics=logged(folder, saliency=False),
+        metrics=[*logged(folder, saliency=False), mine],
+        graphs=counters["stats"]["unique_graphs"] - graphs,
+        observed={name: float(scalars[name]) for name in scalars.keys() - mine.keys()},
     )
 
 
-def named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return list(model.named_parameters())
+def parameters_of(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return list(model.named_parameters(remove_duplicate=False))
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back what a pass of FSDP2 gathered: parts are compared, and who has them in `flags`."""
+    parts: list[Any] = list(model.modules())
+    for part in parts:
+        if hasattr(part, "reshard"):
+            part.reshard()
+
+
+def random_streams() -> Iterator[Any]:
+    yield torch.get_rng_state()
+    yield repr(np.random.get_state())
+    yield random.getstate()
+    if torch.cuda.is_available():
+        yield torch.cuda.get_rng_state_all()
+
+
+def hooks_of(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """How many hooks each module and each parameter has."""
+    for name, part in [*model.named_modules(), *model.named_parameters()]:
+        count = sum(len(value or ()) for key, value in vars(part).items() if key.endswith("_hooks"))
+        yield name, count
+
+
+def local(tensor: Tensor | None) -> Any:
+    """The part of a sharded tensor that is here, cut off its graph."""
+    if tensor is None:
+        return None
+    return tensor.to_local().detach() if hasattr(tensor, "to_local") else tensor.detach()
+
+
+class Recorder(Callback):
+    """Write the trace down in each process, where the processes end with the run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def record(self, trainer: Any, model: Any) -> None:
+        trace = trace_of(trainer, model, self.folder)
+        (self.folder / f"{trainer.global_rank}.pickle").write_bytes(pickle.dumps(trace))
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        self.record(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.state.fn.value == "validate":
+            self.record(trainer, pl_module)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        self.record(trainer, pl_module)
+
+
+def recorded(folder: Path, processes: int) -> Trace:
+    """The traces of all processes in one; what was observed is the first one's."""
+    each: list[Trace] = [
+        pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(processes)
+    ]
+    together: dict[str, Any] = {
+        field.name: dict(enumerate(getattr(trace, field.name) for trace in each))
+        for field in fields(Trace)
+    }
+    return Trace(**together | {"observed": each[0].observed})
 
 
 def logged(folder: Path, *, saliency: bool) -> list[dict[str, str]]:
     """The rows of the log: those of the monitor, or all others, with what they are of."""
+    if not (folder / "metrics.csv").exists():  # on other ranks than the first, in a fast_dev_run
+        return []
     with (folder / "metrics.csv").open(newline="") as file:
         rows = [
             {key: value for key, value in row.items() if value != ""}
@@ -214,6 +276,7 @@ def gaps(one: Trace, other: Trace) -> dict[str, float]:
     found = {
         field.name: gap(getattr(one, field.name), getattr(other, field.name))
         for field in fields(Trace)
+        if field.name != "observed"
     }
     return {name: value for name, value in found.items() if value != 0}
 
@@ -221,12 +284,7 @@ def gaps(one: Trace, other: Trace) -> dict[str, float]:
 def gap(one: Any, other: Any) -> float:
     """The largest absolute difference; 0 only for what is the same bit by bit."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        if one.dtype != other.dtype or one.shape != other.shape:
-            return float("inf")
-        if torch.equal(bits(one), bits(other)):
-            return 0.0
-        largest = float((one.double() - other.double()).abs().max())
-        return largest if largest > 0 else float("inf")  # other NaNs, or −0 for 0
+        return tensor_gap(local(one), local(other))
     if type(one) is not type(other):
         return float("inf")
     if isinstance(one, dict):
@@ -241,5 +299,10 @@ def gap(one: Any, other: Any) -> float:
     return 0.0 if same else float("inf")
 
 
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def tensor_gap(one: Tensor, other: Tensor) -> float:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return float("inf")
+    if torch.equal(bits(one), bits(other)):
+        return 0.0
+    largest = float((one.double() - other.double()).abs().max())
+    return largest if largest > 0 else float("inf")  # other NaNs, or −0 for 0

@@ -23,6 +23,13 @@ from lightning_saliency.errors import ConfigurationError
 class _LayerMethod(Method):
     layer: str | None = None
 
+    def __post_init__(self) -> None:
+        if not (self.layer is None or isinstance(self.layer, str)):
+            raise ConfigurationError(
+                f"{type(self).__name__}(layer={self.layer!r}): give the dotted name of a layer, "
+                "such as 'features.0', or leave it out."
+            )
+
     def bind(self, subject: Subject, inputs: Tensor) -> Method:
         """The method with the layer's name checked, or found when none was given."""
         if self.layer is None:

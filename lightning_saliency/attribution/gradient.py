@@ -91,13 +91,11 @@ class _NoisyMethod(_OverChannels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < self._fewest:
+        _check_whole(self, "samples", self.samples, self._fewest)
+        _check_whole(self, "seed", self.seed, 0)
+        if not _is_finite(self.level) or self.level < 0:
             raise ConfigurationError(
-                f"{type(self).__name__}(samples={self.samples}): give at least {self._fewest}."
-            )
-        if not self.level >= 0:
-            raise ConfigurationError(
-                f"{type(self).__name__}(level={self.level}): the noise level is a share of the "
+                f"{type(self).__name__}(level={self.level!r}): the noise level is a share of the "
                 "input's range, 0 or more; 0.15 is usual."
             )
 
@@ -190,7 +188,8 @@ class IntegratedGradients(_OverChannels):
     """(x − x') ⊙ the mean gradient on the line from the baseline x' to x; in units of the score.
 
     Sundararajan et al. 2017 (1703.01365), by the midpoint rule. The relative gap of its
-    completeness axiom, |Σ IG − (s(x) − s(x'))| / |s(x) − s(x')|, is logged beside the map.
+    completeness axiom, |Σ IG − (s(x) − s(x'))| / |s(x) − s(x')|, is logged beside the map; it is
+    left out where the score is the same at both ends.
     One pass per step.
 
     Args:
@@ -205,8 +204,13 @@ class IntegratedGradients(_OverChannels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ConfigurationError(f"IntegratedGradients(steps={self.steps}): give at least 1.")
+        _check_whole(self, "steps", self.steps, 1)
+        levels = self.baseline if isinstance(self.baseline, tuple) else (self.baseline,)
+        if not all(map(_is_finite, levels)):
+            raise ConfigurationError(
+                f"IntegratedGradients(baseline={self.baseline!r}): give a number, or a tuple of "
+                "one number per channel."
+            )
 
     def looks(self) -> tuple[Look, ...]:
         """The score at both ends, and the gradient at the middle of each step between them."""
@@ -242,5 +246,16 @@ class _Path(Reduction):
         way = self._inputs - baseline_like(self._inputs, self._baseline)
         signed = way * self._sum / self._count
         whole = self._end_score - self._start_score
-        gap = (signed.flatten(1).sum(1) - whole).abs() / whole.abs()
+        gap = (signed.flatten(1).sum(1) - whole).abs() / whole.abs().where(whole != 0, torch.nan)
         return Maps(over_channels(signed, self._channels), signed, {"completeness_gap": gap})
+
+
+def _check_whole(method: Method, name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(
+            f"{type(method).__name__}({name}={value!r}): give at least {least}, in whole numbers."
+        )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < float("inf")

@@ -143,7 +143,7 @@ def over_channels(attribution: Tensor, how: Channels) -> Tensor:
     if how == "max":
         return attribution.abs().amax(1)
     if how == "l2":
-        return attribution.square().sum(1).sqrt()
+        return euclidean_norm(attribution)
     if how == "signed":
         return attribution.sum(1)
     if how == "positive":
@@ -151,3 +151,10 @@ def over_channels(attribution: Tensor, how: Channels) -> Tensor:
     raise ConfigurationError(
         f"channels={how!r} is not a reduction. Known: 'max', 'l2', 'signed', 'positive'."
     )
+
+
+def euclidean_norm(attribution: Tensor) -> Tensor:
+    """Euclidean norm over the second dimension; squares of small gradients would underflow to 0."""
+    peak = attribution.abs().amax(1, keepdim=True)
+    unit = attribution / peak.where(peak > 0, 1)
+    return unit.square().sum(1).sqrt() * peak.squeeze(1)

@@ -7,25 +7,30 @@ VarGrad share their noisy ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.method import AnyMethod, Evidence, Look, Maps, Method, Reduction
+from lightning_saliency.attribution.looking import Lockstep, full, look_once
+from lightning_saliency.attribution.method import (
+    AnyMethod,
+    Look,
+    Maps,
+    Method,
+    Reduction,
+    euclidean_norm,
+)
 from lightning_saliency.attribution.points import Clean, Point
-from lightning_saliency.attribution.subject import NoGradientPathError, Subject, describe
-from lightning_saliency.attribution.taps import Tap
+from lightning_saliency.attribution.subject import Subject, describe
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.observation import out_of_memory
 
 CHUNK = 32
 """Probes in one pass, by default. Halved when memory runs out."""
-
-HALF_SCALE = 1024.0
-"""Factor on a float16 score while it is differentiated: without it some gradients underflow to 0.
-A power of two, so that dividing by it afterwards changes nothing else."""
 
 
 @dataclass(frozen=True)
@@ -87,24 +92,58 @@ def explain(
         subject = replace(subject, target=target)
     _check_call(inputs, targets, chunk)
     bound = bind(subject, inputs, methods)
+    return _joined(list(in_chunks(subject, inputs, targets, bound, chunk=chunk, progress=progress)))
+
+
+def in_chunks(
+    subject: Subject,
+    inputs: Tensor,
+    targets: Tensor,
+    methods: Mapping[str, AnyMethod],
+    *,
+    chunk: int,
+    first: int = 0,
+    lockstep: Lockstep = nullcontext,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Explanation]:
+    """The explanations of one chunk after the other, so that nothing holds the maps of all probes.
+
+    Args:
+        subject: the model and how it is called.
+        inputs: `(N, C, *spatial)`.
+        targets: `(N,)`.
+        methods: bound ones.
+        chunk: probes per pass. Halved when memory runs out; each explanation says what it was.
+        first: the place of the first input among all probes: its noise depends on that.
+        lockstep: made around each step of the work, where ranks must take all steps together.
+        progress: called with the passes done and their number.
+    """
     report = _Progress(progress, len(inputs))
-    parts: list[_Part] = []
-    first = 0
-    while first < len(inputs):
-        rows = slice(first, first + chunk)
+    done = 0
+    while done < len(inputs):
+        rows = slice(done, done + chunk)
+        part = None
         try:
-            parts.append(_explain_chunk(subject, inputs[rows], targets[rows], bound, first, report))
+            part = _explain_chunk(
+                subject,
+                inputs[rows],
+                targets[rows],
+                methods,
+                first + done,
+                lockstep,
+                chunk,
+                partial(report, done, len(inputs[rows])),
+            )
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or chunk == 1:
                 raise
             chunk = max(1, min(chunk, len(inputs)) // 2)
-        else:
-            first += chunk
-            continue
-        # Outside the handler: the traceback holds the activations that must go first.
-        if inputs.device.type == "cuda":
+        if part is not None:
+            done += chunk
+            yield part
+        elif inputs.device.type == "cuda":
+            # Outside the handler: the traceback holds the activations that must go first.
             torch.cuda.empty_cache()
-    return _joined(parts, chunk)
 
 
 def _check_call(inputs: object, targets: object, chunk: int) -> None:
@@ -148,38 +187,36 @@ class _Progress:
         self._tell(self._most, self._probes * looks)
 
 
-@dataclass(frozen=True)
-class _Part:
-    maps: dict[str, Maps]
-    outputs: Tensor
-    gradient_norm: Tensor | None
-
-
 def _explain_chunk(
     subject: Subject,
     inputs: Tensor,
     targets: Tensor,
     methods: Mapping[str, AnyMethod],
     first: int,
-    progress: _Progress,
-) -> _Part:
+    lockstep: Lockstep,
+    chunk: int,
+    progress: Callable[[int, int], None],
+) -> Explanation:
     built_in = {name: method for name, method in methods.items() if isinstance(method, Method)}
     reductions = {name: method.reduction() for name, method in built_in.items()}
     looks, listeners = _plan(built_in, reductions)
     outputs, norm = torch.empty(0), None
     for done, (point, look) in enumerate(looks.items(), start=1):
-        evidence, scores = _look(subject, look, inputs, targets, first)
-        for reduction in listeners.get(point, ()):
-            reduction.update(evidence)
-        if point == Clean():
-            outputs = scores
-            norm = evidence.gradient.flatten(1).norm(dim=1) if look.gradient else None
-        progress(first, len(inputs), done, len(looks))
-    maps = {name: reduction.compute() for name, reduction in reductions.items()}
+        evidence, scores = look_once(subject, look, inputs, targets, first, lockstep)
+        with lockstep():
+            for reduction in listeners.get(point, ()):
+                reduction.update(evidence)
+            if point == Clean():
+                outputs = scores
+                norm = euclidean_norm(evidence.gradient.flatten(1)) if look.gradient else None
+        progress(done, len(looks))
+    with lockstep():
+        maps = {name: reduction.compute() for name, reduction in reductions.items()}
     for name, method in methods.items():
         if not isinstance(method, Method):
-            maps[name] = _from_function(name, method, subject, inputs, targets)
-    return _Part({name: maps[name] for name in methods}, outputs, norm)
+            with lockstep():
+                maps[name] = _from_function(name, method, subject, inputs, targets)
+    return Explanation({name: maps[name] for name in methods}, outputs, norm, chunk)
 
 
 def _plan(
@@ -193,80 +230,6 @@ def _plan(
             looks[look.point] = looks.get(look.point, look) | look
             listeners.setdefault(look.point, []).append(reductions[name])
     return looks, listeners
-
-
-def _look(
-    subject: Subject, look: Look, inputs: Tensor, targets: Tensor, first: int
-) -> tuple[Evidence, Tensor]:
-    with torch.no_grad():
-        moved = look.point.at(inputs, first)
-    leaf = moved.detach().requires_grad_(look.gradient)
-    # Without the input's gradient no graph is kept below the lowest layer: the tap starts it there.
-    grad_mode = torch.enable_grad() if look.gradient else torch.no_grad()
-    with grad_mode, Tap(subject.module, look.layers) as tap:
-        scores = subject.scores(leaf)
-        activations = tap.taken()
-        values, score, gradients = _differentiate(
-            subject, scores, targets, ([leaf] if look.gradient else []) + list(activations.values())
-        )
-    found = _checked(gradients, (["the input"] if look.gradient else []) + list(activations))
-    input_gradient = found.pop(0) if look.gradient else leaf.new_empty(0)
-    evidence = Evidence(
-        look.point,
-        _full(moved),
-        score,
-        _full(input_gradient),
-        {name: _full(tensor.detach()) for name, tensor in activations.items()},
-        {name: _full(grad) for name, grad in zip(activations, found, strict=True)},
-    )
-    return evidence, values
-
-
-def _differentiate(
-    subject: Subject, scores: Tensor, targets: Tensor, wanted: list[Tensor]
-) -> tuple[Tensor, Tensor, Iterable[Tensor | None]]:
-    scale = HALF_SCALE if scores.dtype == torch.float16 else 1.0
-    # Probes don't see each other in evaluation mode, so one summed backward gives each its own.
-    # Gradients may be off around this: `_look` leaves them off below the lowest layer.
-    with torch.enable_grad(), torch.autocast(scores.device.type, enabled=False):
-        outputs = _full(scores)
-        score = subject.target(outputs, targets.to(outputs.device))
-        total = score.sum() * scale
-    if score.shape != (len(outputs),):
-        raise ConfigurationError(
-            f"target={subject.target!r} returns the shape {tuple(score.shape)} for {len(outputs)} "
-            "probes: a target returns one number per probe, (N,)."
-        )
-    if not wanted:
-        return outputs.detach(), score.detach(), ()
-    if not score.requires_grad:
-        raise NoGradientPathError(
-            "The model's score carries no gradient: its forward runs under torch.no_grad(), "
-            "detaches, or takes an argmax. A saliency map needs a differentiable path from the "
-            "input to the score: let gradients through, or say with forward=… what to call."
-        )
-    gradients = torch.autograd.grad(total, wanted, allow_unused=True)
-    if scale != 1.0:
-        gradients = tuple(None if grad is None else _full(grad) / scale for grad in gradients)
-    return outputs.detach(), score.detach(), gradients
-
-
-def _checked(gradients: Iterable[Tensor | None], names: list[str]) -> list[Tensor]:
-    found = list(gradients)
-    for name, gradient in zip(names, found, strict=True):
-        if gradient is None:
-            what = name if name == "the input" else f"the layer '{name}'"
-            raise NoGradientPathError(
-                f"The score does not depend on {what} by a differentiable path: a part of the "
-                "model after it runs under torch.no_grad() or detaches. Name a layer after that "
-                "part, or let gradients through it."
-            )
-    return [gradient for gradient in found if gradient is not None]
-
-
-def _full(tensor: Tensor) -> Tensor:
-    """Float32 for arithmetic; float64 stays what it is."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _from_function(
@@ -292,13 +255,13 @@ def _from_function(
         raise ConfigurationError(
             f"methods: '{name}' returns the shape {tuple(maps.shape)}; a method returns {wanted}."
         )
-    maps = _full(maps.detach()).to(inputs.device)
+    maps = full(maps.detach()).to(inputs.device)
     if maps.ndim == inputs.ndim:
         return Maps(maps.abs().amax(1), maps)
     return Maps(maps, maps[:, None])
 
 
-def _joined(parts: list[_Part], chunk: int) -> Explanation:
+def _joined(parts: Sequence[Explanation]) -> Explanation:
     def joined(tensors: Iterable[Tensor]) -> Tensor:
         return torch.cat(list(tensors))
 
@@ -311,6 +274,5 @@ def _joined(parts: list[_Part], chunk: int) -> Explanation:
         for name, one in parts[0].maps.items()
     }
     norms = [part.gradient_norm for part in parts if part.gradient_norm is not None]
-    return Explanation(
-        maps, joined(part.outputs for part in parts), joined(norms) if norms else None, chunk
-    )
+    outputs = joined(part.outputs for part in parts)
+    return Explanation(maps, outputs, joined(norms) if norms else None, parts[-1].chunk)

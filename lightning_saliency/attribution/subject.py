@@ -27,6 +27,8 @@ class Subject:
         output: picks the scores `(N, K)` out of what the module returns.
         context: surrounds each forward pass (mixed precision).
         call: how the module is called.
+        whole_graph: whether a forward pass must keep its graph from the input on, though only
+            layers are asked for.
     """
 
     module: nn.Module
@@ -34,6 +36,7 @@ class Subject:
     output: Callable[[Any], Any] = lambda outputs: outputs
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
     call: Callable[[nn.Module, Tensor], Any] = lambda module, inputs: module(inputs)
+    whole_graph: bool = False
 
     def scores(self, inputs: Tensor) -> Tensor:
         """The outputs `(N, K)`, in the dtype in which the model gives them."""

@@ -12,7 +12,7 @@ from lightning_saliency.errors import ConfigurationError, did_you_mean
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
-    """The submodule with this dotted name; `_orig_mod.` of a compiled module may be left out."""
+    """The submodule with this dotted name; what wrappers put in may be left out."""
     layers: dict[str, nn.Module] = dict(model.named_modules())
     if name in layers and name:
         return layers[name]
@@ -25,8 +25,10 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def displayed(name: str) -> str:
-    """A layer's name as its author wrote it, without what torch.compile puts in."""
-    return name.replace("_orig_mod.", "")
+    """A layer's name as its author wrote it, without what wrappers put in."""
+    for wrapper in ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."):
+        name = name.replace(wrapper, "")
+    return name
 
 
 class Tap:

@@ -36,6 +36,14 @@ class _Reading:
     Their functions are of any signature there, so that one without annotations may be named.
     """
 
+    function: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise ConfigurationError(
+                f"{type(self).__name__}(function={self.function!r}): give a function of your own."
+            )
+
 
 @dataclass(frozen=True)
 class Drift(_Reading):
@@ -49,6 +57,7 @@ class Drift(_Reading):
     of: Literal["signed", "map"] = "map"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.of not in ("signed", "map"):
             raise ConfigurationError(f"of={self.of!r}: {did_you_mean(self.of, ('signed', 'map'))}")
 
@@ -129,7 +138,7 @@ def resolve_measures(
         spec = [spec]
     if isinstance(spec, Mapping):
         for name in spec:
-            if name in _TAKEN or "/" in name:
+            if _is_no_tag(name):
                 raise ConfigurationError(
                     f"measures: {name!r} is taken by a tag of our own, or can't be a part of one. "
                     "Give another name, a short word without '/'."
@@ -146,6 +155,12 @@ def resolve_measures(
                 f"measures holds {entry!r} without a name: write measures={{'name': …}}."
             )
     return {name: _measure("measures", name) for name in spec}
+
+
+def _is_no_tag(name: object) -> bool:
+    if not isinstance(name, str) or "/" in name or not name or name != name.strip():
+        return True
+    return name in _TAKEN or name.startswith("drift_")
 
 
 def _measure(argument: str, entry: object) -> Measure:

@@ -26,7 +26,9 @@ def quantiles(values: Tensor, q: Sequence[float] = (0.1, 0.5, 0.9)) -> Tensor:
     for share in q:
         position = share * last.clamp(min=0).to(ordered.dtype)
         low, high = position.floor().long(), position.ceil().long()
-        found.append(torch.lerp(ordered.take(low), ordered.take(high), position - low))
+        below, above, way = ordered.take(low), ordered.take(high), position - low
+        # Not lerp, whose differences of infinite values are NaN.
+        found.append(torch.where(below == above, below, below * (1 - way) + above * way))
     return torch.stack(found)
 
 

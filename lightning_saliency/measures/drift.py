@@ -49,10 +49,14 @@ def blurred(now: Tensor, then: Tensor) -> Tensor:
 
 
 def _box_blur(maps: Tensor) -> Tensor:
-    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[_spatial_dims(maps) - 1]
-    images = scaled(flat(maps).abs()).view(maps.shape)[:, None]
-    means: Tensor = pool(images, BLUR, stride=1, padding=BLUR // 2, count_include_pad=False)
-    return means.flatten(1)
+    images = scaled(flat(maps).abs()).view(maps.shape)
+    # Side after side, since avg_pool3d refuses a volume that is thinner than the box.
+    for dim in range(1, _spatial_dims(maps) + 1):
+        lines = images.movedim(dim, -1)
+        rows = lines.reshape(lines.shape[:-1].numel(), 1, lines.shape[-1])
+        means = F.avg_pool1d(rows, BLUR, 1, BLUR // 2, count_include_pad=False)
+        images = means.view(lines.shape).movedim(-1, dim)
+    return images.flatten(1)
 
 
 def jensen_shannon(now: Tensor, then: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def fit_masks(masks: Tensor, spatial: tuple[int, ...]) -> Tensor:
     fitted = floating(masks if masks.is_floating_point() else masks != 0)
     for dim, side in enumerate(spatial, start=1):
         fitted = _average_along(fitted, dim, side)
-    return fitted
+    return fitted.clamp(0, 1)  # shares that add up to 1 up to rounding
 
 
 def _average_along(values: Tensor, dim: int, side: int) -> Tensor:

@@ -66,7 +66,7 @@ def _draw_drift(
     for column, value in enumerate(drift):
         left = SIDE + plan.strip.corner(column + 1)[1]
         right, middle = left + plan.strip.width - 1, left + plan.strip.width / 2
-        height = 0 if value is None else round(_BAR * max(0.0, value) / fullest)
+        height = 0 if value is None else round(_BAR * (max(0.0, value) / fullest))
         if value is not None:
             draw.rectangle((left, bottom - height, right, bottom), fill=_BAR_COLOUR)
         text = "-" if value is None else f"{value:.2f}"

@@ -38,6 +38,7 @@ class DisplayRange:
         return f"black = {self.low:.3g}, white = {self.high:.3g} ({source})"
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is out of range is drawn at its end
 def to_pictures(
     inputs: Tensor,
     mean: Statistics | None = None,
@@ -106,12 +107,15 @@ def to_planes(
     """Cut `maps` (N, *any) of inputs of `spatial` shape to planes (N, h, w), as pictures are.
 
     A signal's map (N, l) becomes (N, 1, l). Of a volume's map the slice is taken that lies at the
-    same relative depth, since a map may be coarser than its input.
+    same relative depth, since a map may be coarser than its input; it is NaN where a value of
+    another slice is not finite, because then the whole map is undefined.
     """
     if maps.ndim == 2:
         return maps[:, None, :]
     if maps.ndim == 4:
-        return maps[:, slice_at(slice_index, spatial[0], maps.shape[1])]
+        plane = maps[:, slice_at(slice_index, spatial[0], maps.shape[1])]
+        whole = np.isfinite(maps).all(axis=(1, 2, 3), keepdims=True)
+        return np.where(np.asarray(whole)[:, 0], plane, np.nan).astype(maps.dtype, copy=False)
     return maps
 
 

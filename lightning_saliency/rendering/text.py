@@ -22,6 +22,7 @@ _WIDER_FONTS = (
     "arial.ttf",
 )
 _UNASSIGNED = "\uffff"
+_LONGEST = 1000  # letters: more fit into no picture, and take long to measure
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,15 @@ class Lettering:
         return self._fonts[name, size]
 
     def width(self, text: str, size: int) -> int:
-        """Pixels that `text` takes, rounded up."""
+        """Pixels that `text` takes on one line, rounded up."""
+        text = _one_line(text)
         if (text, size) not in self._widths:
             self._widths[text, size] = math.ceil(self.font(text, size).getlength(text))
         return self._widths[text, size]
 
     def fit(self, text: str, size: int, room: int) -> str:
         """Return `text` on one line, ended by an ellipsis where it is wider than `room` pixels."""
-        text = " ".join(text.split())
+        text = _one_line(text)
         if self.width(text, size) <= room:
             return text
         low, high = 0, len(text)
@@ -73,7 +75,7 @@ class Lettering:
     def wrap(self, text: str, size: int, room: int, most: int) -> list[str]:
         """Break `text` into at most `most` lines of `room` pixels; the last one is ellipsised."""
         lines: list[str] = []
-        words = text.split()
+        words = _one_line(text).split()
         while words and len(lines) < most - 1:
             count = len(words)
             while count > 1 and self.width(" ".join(words[:count]), size) > room:
@@ -101,6 +103,11 @@ class Lettering:
         anchor = {"left": "lm", "centre": "mm", "right": "rm"}[align]
         draw.text(at, fitted, font=self.font(fitted, size), fill=colour, anchor=anchor)
         return self.width(fitted, size)
+
+
+def _one_line(text: str) -> str:
+    """`text` without breaks of any kind: the text engine refuses them."""
+    return " ".join(text[:_LONGEST].split())
 
 
 def _is_latin(letter: str) -> bool:

@@ -69,9 +69,10 @@ def _envelopes(signal: Floats, width: int) -> tuple[Floats, Floats]:
 
 def _rows(values: Floats, signal: Floats, top: float, bottom: float) -> Floats:
     finite = signal[np.isfinite(signal)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if high == low:
-        low, high = low - 1, high + 1
+        reach = max(1.0, abs(low))
+        low, high = low - reach, high + reach
     with np.errstate(invalid="ignore"):
         return np.asarray(bottom - (values - low) / (high - low) * (bottom - top), dtype=np.float32)
 

@@ -284,3 +284,36 @@ def test_the_path_runs_from_the_baseline_to_the_probe() -> None:
 def test_a_baseline_of_other_channels_is_told() -> None:
     with pytest.raises(ConfigurationError, match="has 2 numbers, the inputs have 3 channels"):
         one(IntegratedGradients(baseline=(0.0, 1.0)), Deep(), *deep_case()[1:])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_the_norm_over_channels_neither_underflows_nor_overflows(size: float) -> None:
+    attribution = torch.tensor([[[3.0, 0.0], [-4.0, 0.0]]]) * size
+    found = over_channels(attribution, "l2") / size
+    torch.testing.assert_close(found, torch.tensor([[5.0, 0.0]]))
+
+
+def test_a_score_that_is_the_same_at_both_ends_has_no_relative_gap() -> None:
+    inputs = images(2, 1, 2, 2)
+    inputs[1] *= 0
+    maps = one(IntegratedGradients(steps=2), Quadratic(), inputs, torch.tensor([0, 0]))
+    assert maps.numbers["completeness_gap"].isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: SmoothGrad(samples="3"), "samples='3'"),  # type: ignore[arg-type]
+        (lambda: SmoothGrad(samples=2.5), "samples=2.5"),  # type: ignore[arg-type]
+        (lambda: SmoothGrad(seed=None), "seed=None"),  # type: ignore[arg-type]
+        (lambda: VarGrad(level=float("inf")), "level=inf"),
+        (lambda: VarGrad(level="a"), "level='a'"),  # type: ignore[arg-type]
+        (lambda: IntegratedGradients(steps=True), "steps=True"),
+        (lambda: IntegratedGradients(baseline=[0.5]), r"baseline=\[0.5\]"),  # type: ignore[arg-type]
+        (lambda: IntegratedGradients(baseline=(0.5, "a")), "one number per channel"),  # type: ignore[arg-type]
+        (lambda: GradCAM(3), "layer=3"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_of_a_wrong_type_are_told_when_the_method_is_made(make: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        make()

@@ -18,7 +18,8 @@ from lightning_saliency.attribution import (
     Saliency,
     explain,
 )
-from lightning_saliency.snapshot import PLACES, Snapshot, pooled
+from lightning_saliency.sighting import PLACES, Sighting, pooled
+from lightning_saliency.snapshot import Snapshot
 
 
 def naive_blocks(map_: Tensor, side: int) -> list[float]:
@@ -74,7 +75,7 @@ def test_a_small_map_is_not_copied() -> None:
 def taken(map_: Tensor, signed: Tensor | None = None) -> Snapshot:
     signed = map_[:, None] if signed is None else signed
     explanation = Explanation({"m": Maps(map_, signed)}, torch.zeros(len(map_), 2), None, 1)
-    return Snapshot.of(explanation, step=3, label="epoch 1")
+    return Snapshot.of(Sighting.of(explanation), step=3, label="epoch 1")
 
 
 def test_each_probe_has_peak_one_and_says_what_it_stood_for() -> None:
@@ -118,7 +119,7 @@ def observed() -> Snapshot:
         "cam": GradCAM("second"),
         "path": IntegratedGradients(steps=2),
     }
-    return Snapshot.of(explain(*deep_case(), methods), step=7, label="start")
+    return Snapshot.of(Sighting.of(explain(*deep_case(), methods)), step=7, label="start")
 
 
 def bits(tensor: Tensor) -> Tensor:

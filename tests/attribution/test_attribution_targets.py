@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -238,3 +239,16 @@ def test_names_and_callables_are_targets() -> None:
 
 def test_float64_stays() -> None:
     assert Margin()(Z, Y).dtype == F64
+
+
+@pytest.mark.parametrize("target", [[1], {"margin": 1}, None, 3])
+def test_what_is_neither_a_name_nor_a_callable_is_told(target: object) -> None:
+    with pytest.raises(ConfigurationError, match="is not the name of a target"):
+        resolve_target(target)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("index", ["a", True, 1.5, None, 10**30])
+@pytest.mark.parametrize("kind", [Contrast, Output])
+def test_what_is_no_index_is_told_when_the_target_is_made(kind: Any, index: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"target={kind.__name__}.*the index of an output"):
+        kind(index)

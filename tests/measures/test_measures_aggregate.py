@@ -63,3 +63,10 @@ def test_magnitude_is_log10_of_the_median() -> None:
     for norms in ([0.0, 0.0, 1.0], [NAN, NAN], []):
         assert magnitude(torch.tensor(norms)).isnan()
     assert magnitude(torch.empty(3, device="meta")).shape == ()
+
+
+def test_quantiles_of_infinite_values_are_no_nan() -> None:
+    inf = float("inf")
+    assert quantiles(torch.tensor([inf, inf, NAN]), (0.1, 0.5)).tolist() == [inf, inf]
+    assert quantiles(torch.tensor([0.0, inf]), (0.0, 0.2, 0.5, 0.9)).tolist() == [0.0, *[inf] * 3]
+    assert quantiles(torch.tensor([-inf, 0.0]), (0.2, 0.5, 1.0)).tolist() == [-inf, -inf, 0.0]

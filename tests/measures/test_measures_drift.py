@@ -263,3 +263,17 @@ def test_more_than_three_spatial_dimensions_are_refused(function: Function) -> N
     maps = torch.rand(2, 3, 3, 3, 3)
     with pytest.raises(ConfigurationError, match="reduce the channels first"):
         function(maps, maps)
+
+
+def test_blurred_reads_volumes_thinner_than_its_box() -> None:
+    thin = normal(3, 2, 1, 4).abs().float()
+    box = torch.nn.functional.pad(thin, (2, 2, 2, 2, 2, 2))
+    within = torch.nn.functional.pad(torch.ones_like(thin), (2, 2, 2, 2, 2, 2))
+    sums, counts = (
+        sides.unfold(1, 5, 1).unfold(2, 5, 1).unfold(3, 5, 1).sum((-3, -2, -1))
+        for sides in (box, within)
+    )
+    means = (sums / counts).flatten(1)
+    wanted = 1 - torch.nn.functional.cosine_similarity(means[:1], means[1:])
+    found = drift.blurred(thin[:1].expand(2, -1, -1, -1), thin[1:])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)

@@ -142,3 +142,10 @@ def test_wrong_masks_are_named() -> None:
         relevance_mass(maps, torch.ones(2, 1, 28, 28))
     with pytest.raises(ConfigurationError, match="number of probes"):
         relevance_mass(maps, torch.ones(1, 7, 7))
+
+
+def test_a_full_mask_of_any_resolution_covers_exactly_all() -> None:
+    for side in range(1, 41):
+        fitted = fit_masks(torch.ones(1, side, dtype=torch.bool), (2,))
+        assert fitted.max() <= 1
+        assert mask_area(torch.tensor([[0.0, 1.0]]), torch.ones(1, side, dtype=torch.bool)) <= 1

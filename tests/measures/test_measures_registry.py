@@ -105,3 +105,15 @@ def test_own_functions_are_described_by_their_docstring_or_name() -> None:
     assert describe(Grounding(bare)) == "bare"
     with pytest.raises(ConfigurationError, match="Did you mean 'ssim'"):
         describe("sssim")
+
+
+@pytest.mark.parametrize("name", [3, None, ("a",), "", " a", "a/b", "drift_first", "drift_x_p10"])
+def test_names_that_are_no_part_of_a_tag_of_the_users_are_refused(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"measures: .* a short word"):
+        resolve_measures({name: "entropy"})
+
+
+@pytest.mark.parametrize("kind", [Drift, Grounding, Shape])
+def test_what_is_no_function_is_refused(kind: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{kind.__name__}\(function='ssim'\)"):
+        kind("ssim")

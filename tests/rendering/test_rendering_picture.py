@@ -169,3 +169,23 @@ def test_drawing_needs_no_torch() -> None:
         "assert 'matplotlib' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_volume_that_is_broken_in_another_slice_is_broken_in_the_one_that_is_shown() -> None:
+    maps = np.arange(2 * 3 * 2 * 2, dtype=np.float16).reshape(2, 3, 2, 2)
+    maps[1, 0, 0, 1] = np.inf
+    planes = to_planes(maps, (3, 2, 2))
+    assert planes.dtype == np.float16
+    np.testing.assert_array_equal(planes[0], maps[0, 1])
+    assert np.isnan(planes[1]).all()
+
+
+def test_large_constant_signals_lie_in_the_middle_like_small_ones() -> None:
+    small, large = (to_pictures(torch.full((1, 1, 9), level)) for level in (5.0, 5e30))
+    np.testing.assert_array_equal(large, small)
+
+
+def test_what_overflows_is_drawn_without_a_warning() -> None:
+    inputs = torch.tensor([3e38, -3e38, float("inf"), float("-inf")]).view(1, 1, 2, 2)
+    assert to_pictures(inputs.expand(1, 2, 2, 2), std=1e30).shape == (1, 2, 2, 3)
+    assert to_pictures(inputs).shape == (1, 2, 2, 3)

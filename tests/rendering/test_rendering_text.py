@@ -119,3 +119,11 @@ def test_other_scripts_are_written_or_at_least_do_not_fail() -> None:
     lettering = Lettering.for_texts(["собака", "犬", "chien"])
     assert lettering.width("собака", 14) > 0
     assert Lettering.for_texts(["chien à Été"]).extra is None
+
+
+def test_breaks_of_any_kind_and_endless_names_are_written_on_one_line() -> None:
+    lettering = Lettering.for_texts(["\x1e\u0100"])
+    assert lettering.fit("a\x1e\u0100\u2028 \u2029\x85b", 14, 500) == "a \u0100 b"
+    assert lettering.width("\x1e\u0100", 14) == lettering.width("\u0100", 14)
+    assert lettering.wrap("\x1e", 14, 100, most=2) == []
+    assert lettering.fit("x" * 2_000_000, 14, 40).endswith(ELLIPSIS)

@@ -1,0 +1,120 @@
+"""One look: a forward pass at one point, a backward pass to the input and the named layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.attribution.method import Evidence, Look
+from lightning_saliency.attribution.subject import NoGradientPathError, Subject
+from lightning_saliency.attribution.taps import Tap
+from lightning_saliency.errors import ConfigurationError
+
+HALF_SCALE = 1024.0
+"""Factor on a float16 score while it is differentiated: without it some gradients underflow to 0.
+A power of two, so that dividing by it afterwards changes nothing else."""
+
+Lockstep: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""Makes a context around work that must succeed on all ranks before any of them goes on."""
+
+
+def look_once(
+    subject: Subject,
+    look: Look,
+    inputs: Tensor,
+    targets: Tensor,
+    first: int,
+    lockstep: Lockstep = nullcontext,
+) -> tuple[Evidence, Tensor]:
+    """The evidence at one point, and the outputs `(n, K)` there.
+
+    Nothing that can fail on one rank alone stands between two forward or backward passes without a
+    `lockstep` around it: where parameters are sharded, a pass that one rank leaves out would leave
+    the others waiting in it.
+
+    Raises:
+        NoGradientPathError: the score does not depend on the input or on a named layer.
+        ConfigurationError: outputs of a wrong shape, an unknown layer.
+    """
+    with lockstep():
+        with torch.no_grad():
+            moved = look.point.at(inputs, first)
+        leaf = moved.detach().requires_grad_(look.gradient)
+        tap = Tap(subject.module, look.layers)
+    # Without the input's gradient no graph is kept below the lowest layer: the tap starts it there.
+    keeps_graph = look.gradient or subject.whole_graph
+    grad_mode = torch.enable_grad() if keeps_graph else torch.no_grad()
+    with grad_mode, tap:
+        with lockstep():
+            scores = subject.scores(leaf)
+            activations = tap.taken()
+            outputs, score, total = _scored(subject, scores, targets)
+        with lockstep():
+            wanted = ([leaf] if look.gradient else []) + list(activations.values())
+            found = _gradients(total, score, wanted, scores.dtype)
+            gradients = _checked(found, ["the input"] * look.gradient + list(activations))
+    input_gradient = gradients.pop(0) if look.gradient else leaf.new_empty(0)
+    evidence = Evidence(
+        look.point,
+        full(moved),
+        score.detach(),
+        full(input_gradient),
+        {name: full(tensor.detach()) for name, tensor in activations.items()},
+        {name: full(grad) for name, grad in zip(activations, gradients, strict=True)},
+    )
+    return evidence, outputs.detach()
+
+
+def _scored(subject: Subject, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The outputs in full precision, the score of each probe, and what is differentiated."""
+    scale = HALF_SCALE if scores.dtype == torch.float16 else 1.0
+    # Probes don't see each other in evaluation mode, so one summed backward gives each its own.
+    # Gradients may be off around this: they are left off below the lowest layer.
+    with torch.enable_grad(), torch.autocast(scores.device.type, enabled=False):
+        outputs = full(scores)
+        score = subject.target(outputs, targets.to(outputs.device))
+        if score.shape != (len(outputs),):
+            raise ConfigurationError(
+                f"target={subject.target!r} returns the shape {tuple(score.shape)} for "
+                f"{len(outputs)} probes: a target returns one number per probe, (N,)."
+            )
+        return outputs, score, score.sum() * scale
+
+
+def _gradients(
+    total: Tensor, score: Tensor, wanted: list[Tensor], dtype: torch.dtype
+) -> Iterable[Tensor | None]:
+    if not wanted:
+        return ()
+    if not score.requires_grad:
+        raise NoGradientPathError(
+            "The model's score carries no gradient: its forward runs under torch.no_grad(), "
+            "detaches, or takes an argmax. A saliency map needs a differentiable path from the "
+            "input to the score: let gradients through, or say with forward=… what to call."
+        )
+    gradients = torch.autograd.grad(total, wanted, allow_unused=True)
+    if dtype != torch.float16:
+        return gradients
+    return [None if grad is None else full(grad) / HALF_SCALE for grad in gradients]
+
+
+def _checked(gradients: Iterable[Tensor | None], names: list[str]) -> list[Tensor]:
+    found = list(gradients)
+    for name, gradient in zip(names, found, strict=True):
+        if gradient is None:
+            what = name if name == "the input" else f"the layer '{name}'"
+            raise NoGradientPathError(
+                f"The score does not depend on {what} by a differentiable path: a part of the "
+                "model after it runs under torch.no_grad() or detaches. Name a layer after that "
+                "part, or let gradients through it."
+            )
+    return [gradient for gradient in found if gradient is not None]
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Float32 for arithmetic; float64 stays what it is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,0 +1,88 @@
+"""What is particular to TensorBoard's event files."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOM = 64 * 2**20
+"""Bytes of a disk that no picture takes: they are left to numbers and checkpoints."""
+
+
+def image_summary(tag: str, picture: NDArray[np.uint8], encoded: bytes) -> Any:
+    """The event of one picture: TensorBoard passes an encoded image through untouched."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    height, width, _ = picture.shape
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
+def write_summary(experiment: Any, summary: Any, step: int, now: float) -> None:
+    """Write a summary and see it written, so that an error comes here and not at the next number.
+
+    Args:
+        experiment: a `SummaryWriter`.
+        summary: of a picture.
+        step: its x.
+        now: its time, in seconds since 1970.
+
+    Raises:
+        OSError: it could not be written, or would take the last of the disk.
+    """
+    try:
+        writer = experiment._get_file_writer()
+        if _is_local(writer):
+            free = shutil.disk_usage(writer.get_logdir()).free
+            if 0 < free < summary.ByteSize() + ROOM:  # none is told by the disk itself, with why
+                raise OSError(f"only {free / 2**20:.0f} MB are left on the disk")
+        writer.add_summary(summary, step, now)
+        _flush(writer)
+    except Exception:
+        revive(experiment)
+        raise
+
+
+def begin_again(experiment: Any, step: int) -> None:
+    """Tell TensorBoard that a run goes on at `step`.
+
+    What an ended run wrote in the same folder after the checkpoint would be there twice otherwise.
+    This is the event that `SummaryWriter(purge_step=…)` writes.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    started = Event(session_log=SessionLog(status=SessionLog.START))
+    experiment._get_file_writer().add_event(started, step)
+
+
+def flush(experiment: Any) -> None:
+    """See in the file what the experiment was given."""
+    _flush(experiment._get_file_writer())
+
+
+def _flush(writer: Any) -> None:
+    # A remote directory would be uploaded whole each time.
+    if _is_local(writer):
+        writer.flush()
+
+
+def _is_local(writer: Any) -> bool:
+    return "://" not in str(writer.get_logdir())
+
+
+def revive(experiment: Any) -> None:
+    """Let the experiment begin a new file if its writer died.
+
+    TensorBoard's thread keeps the error that ended it, and raises it at whatever is logged next:
+    the user's loss. Our picture may be what it died of.
+    """
+    try:
+        experiment._get_file_writer().flush()
+    except Exception:
+        with suppress(Exception):
+            experiment.close()
+        experiment.file_writer = experiment.all_writers = None

@@ -1,0 +1,1 @@
+"""Being here puts this folder on the path: what tests share is found from the folders below."""

@@ -1,19 +1,22 @@
 """Run the matrix of trainings with and without the monitor, and write its table.
 
-python docs/harmless.py                     # all cells; of the same code it goes on where it stopped
+python docs/harmless.py                     # all cells, going on where it stopped; the table
 python docs/harmless.py FSDP1               # the cells of one value of a factor
 python docs/harmless.py "fit, 32-true, DDP, eager, EMA"   # one cell, named by all five
 python docs/harmless.py --afresh            # forget what was found before
 python docs/harmless.py --table             # write the table of what was found, run nothing
 
-Exit status 1 if a cell differs, raises, hangs, or was not looked at without a word.
+Exit status 1 if a cell differs, raises, hangs, was not run, or was not looked at without a word.
+Results are of one state of the code: after a change all cells run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
@@ -49,6 +52,8 @@ def main() -> int:
     parser.add_argument("--afresh", action="store_true", help="forget earlier results")
     parser.add_argument("--table", action="store_true", help="run nothing")
     given = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")  # of libraries in the recipes; workers print into their logs
     RUNS.mkdir(parents=True, exist_ok=True)
     file = RUNS / f"{code()}.jsonl"
     if given.afresh:
@@ -58,13 +63,13 @@ def main() -> int:
     if not given.table:
         left = [cell for cell in chosen if str(cell) not in known]
         known |= run(left, len(chosen), file)
-    bad = [known[str(cell)] for cell in chosen if str(cell) in known]
-    bad = [result for result in bad if result.verdict not in GOOD]
+    of = [known[str(cell)] for cell in chosen if str(cell) in known]
+    bad = [result for result in of if result.verdict not in GOOD]
     for result in bad:
         print(f"{result.verdict}: {result.cell}: {result.error or result.gaps}")
     if not given.what:
         write_page(chosen, known)
-    return 1 if bad else 0
+    return 1 if bad or len(of) < len(chosen) else 0
 
 
 def code() -> str:
@@ -195,7 +200,7 @@ def recipes() -> Iterator[str]:
     for name in RECIPES:
         plain, accumulating = caught(name, "plain"), caught(name, "accumulate")
         others = sorted((plain.keys() | accumulating.keys()) - {"weights"})
-        weights = [f"{one.get('model', 0.0):.2g}" for one in (plain, accumulating)]
+        weights = [f"{one.get('weights', 0.0):.2g}" for one in (plain, accumulating)]
         yield f"| {name} | {' | '.join(weights)} | {', '.join(others)} |"
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.flat import is_flattened, is_wrapper, without_gradients
+from lightning_saliency.shards import as_gathered, is_flattened, is_wrapper, without_gradients
 
 LARGE = 64 * 2**20
 """Bytes that are copied at most. Beyond them, of a memory bank or a whole data set, the module's
@@ -31,7 +31,9 @@ _MAPPINGS = (dict, OrderedDict, defaultdict)
 _MODULE_STATE = frozenset(nn.Module().__dict__)
 """What `nn.Module` itself keeps in an instance: parameters, hooks, children. Never copied."""
 
-_HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
+_HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name and "state_dict" not in name)
+"""Registries of hooks on passes. Those on ``state_dict`` stay: FSDP adds its own when a module is
+first called, which an observation may be."""
 
 
 @contextmanager
@@ -267,6 +269,7 @@ def _parameter_state(module: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as scope:
         parts = _parts(module)
+        scope.enter_context(as_gathered(parts))
         scope.enter_context(without_gradients(parts))
         owned = (one for part in parts for one in part.parameters(recurse=False))
         for parameter in {id(one): one for one in owned}.values():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,7 +30,9 @@ T = TypeVar("T")
 _FINE, _MEMORY, _FAILED, _WRONG = range(4)
 
 _AGREED = "agreed on by all ranks"
-"""Name of the attribute that an error has then."""
+"""Name of the attribute that an error has then: the outermost piece of work that it ended."""
+
+_work: ContextVar[object | None] = ContextVar("work that ranks agree on", default=None)
 
 
 class PeerError(RuntimeError):
@@ -121,12 +124,18 @@ class Ranks:
             yield
             return
         error: Exception | None = None
+        outermost = _work.get() is None
+        work = object() if outermost else _work.get()
+        _work.set(work)
         try:
             yield
         except Exception as caught:
-            if _AGREED in vars(caught):
+            # An error may be raised again later, in other work: it is a new one there.
+            if vars(caught).get(_AGREED) is work:
                 raise
             error = caught
+        finally:
+            _work.set(None if outermost else work)
         mine = _kind(error)
         kinds = [torch.zeros(1, dtype=torch.long, device=self.device) for _ in range(self.size)]
         dist.all_gather(kinds, torch.tensor([mine], device=self.device))
@@ -140,7 +149,7 @@ class Ranks:
             raised = error
             if raised is None or mine != worst:
                 raised = _of_peer(worst, f"on rank {found.index(worst)}: {words[0]}")
-            vars(raised)[_AGREED] = True
+            vars(raised)[_AGREED] = work
             raise raised
         finally:
             del error, raised  # their tracebacks hold this frame, and activations that must go

@@ -79,8 +79,12 @@ def fit(folder: Path, tell: Tell = lambda kind: None) -> nn.Module:
     """Train to the end, from the last checkpoint in the folder if there is one.
 
     Lightning starts a loader anew in the middle of an epoch, so the second half of an epoch repeats
-    the first: a resumed run sees the batches that it would have seen.
+    the first: a resumed run sees the batches that it would have seen. What was killed before its
+    first checkpoint is no run to go on with: the next one begins in an empty folder.
     """
+    if last(folder) is None:
+        for remains in folder.glob("*tfevents*"):
+            remains.unlink()
     seed_streams()
     half = Images(24, seed=1)
     train: DataLoader[Any] = DataLoader(ConcatDataset([half, half]), batch_size=8)

@@ -40,7 +40,7 @@ FLOORS = (
     "targets",
     "probes",
     "observation",
-    "flat",
+    "shards",
     "schedule",
     "errors",
 )

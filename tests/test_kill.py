@@ -51,7 +51,8 @@ def whole(
     return curves, kinds, model.state_dict()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+# Between the numbers and their checkpoint; while it trains; before there is any checkpoint.
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     whole: tuple[Points, list[str], dict[str, torch.Tensor]], seed: int, tmp_path: Path
 ) -> None:

@@ -248,6 +248,8 @@ def recorded(folder: Path, processes: int) -> Trace:
         field.name: dict(enumerate(getattr(trace, field.name) for trace in each))
         for field in fields(Trace)
     }
+    # Their last rows reach the file after the hooks, when the loggers are closed.
+    together["metrics"] = [*logged(folder, saliency=False), [one.metrics[-1] for one in each]]
     return Trace(**together | {"observed": each[0].observed})
 
 

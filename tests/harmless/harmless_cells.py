@@ -107,7 +107,7 @@ def impossible(cell: Cell, *, cuda: bool | None = None) -> str | None:
 def meaningless(cell: Cell) -> str | None:
     """Why nobody could want this, if that is so."""
     if cell.verb != "fit" and cell.loop in OF_TRAINING:
-        return f"{cell.verb} does not train: '{cell.loop}' has nothing to act on"
+        return f"{cell.verb} does not train, so it has no {', '.join(OF_TRAINING)}"
     if cell.verb != "fit" and cell.loop == "no validation":
         return f"{cell.verb} without batches runs nothing"
     if cell.loop == "SyncBatchNorm" and cell.ranks == "1 process":

@@ -17,7 +17,7 @@ SLOW_ONES = (
     Cell(compile=INDUCTOR, ranks="DDP", loop="EMA"),
     Cell(ranks=SPAWN),
     Cell(ranks=SPAWN, precision="bf16-mixed", loop="accumulate 3"),
-    Cell(ranks=SPAWN, loop="EMA"),
+    Cell(ranks=SPAWN, loop="SWA"),
     Cell(ranks=SPAWN, loop="manual"),
     Cell(ranks=SPAWN, verb="validate"),
     Cell(ranks=SPAWN, verb="test"),

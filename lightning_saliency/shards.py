@@ -1,4 +1,4 @@
-"""Gradients of FSDP's flat parameters: put aside before a pass that must not touch them, and back.
+"""What FSDP keeps beside a module: put aside before a pass that must not touch it, and back.
 
 FSDP 1 keeps the parameters of a wrapped part in one flat tensor. Every backward pass moves that
 tensor's gradient about and expects that a new one was computed; a pass that computes none, as ours,
@@ -45,6 +45,25 @@ def without_gradients(parts: Iterable[nn.Module]) -> Iterator[None]:
             if known:
                 parameter._post_backward_called = False
         yield
+
+
+@contextmanager
+def as_gathered(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Let the parameters that FSDP 2 has gathered be gathered afterwards as well.
+
+    It leaves those of the whole module together after a validation; a backward pass scatters them.
+    """
+    gathered = [
+        part
+        for part in parts
+        if any(kind.__name__ == "FSDPModule" for kind in type(part).__mro__)
+        and any(not hasattr(one, "to_local") for one in part.parameters(recurse=False))
+    ]
+    yield
+    # After an error the ranks need not be here together.
+    for part in gathered:
+        unshard: Any = part.unshard
+        unshard()
 
 
 def _restore(parameter: Any, grad: Tensor | None, known: dict[str, Any]) -> None:

@@ -53,17 +53,28 @@ def as_gathered(parts: Iterable[nn.Module]) -> Iterator[None]:
 
     It leaves those of the whole module together after a validation; a backward pass scatters them.
     """
-    gathered = [
-        part
-        for part in parts
-        if any(kind.__name__ == "FSDPModule" for kind in type(part).__mro__)
-        and any(not hasattr(one, "to_local") for one in part.parameters(recurse=False))
-    ]
+    gathered = [part for part in parts if _is_sharded(part) and any(map(_is_whole, _own(part)))]
     yield
     # After an error the ranks need not be here together.
     for part in gathered:
         unshard: Any = part.unshard
         unshard()
+
+
+def _is_sharded(part: nn.Module) -> bool:
+    return any(kind.__name__ == "FSDPModule" for kind in type(part).__mro__)
+
+
+def _own(part: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters that are gathered with this part, and not with one within it."""
+    yield from part.parameters(recurse=False)
+    for child in part.children():
+        if not _is_sharded(child):
+            yield from _own(child)
+
+
+def _is_whole(parameter: nn.Parameter) -> bool:
+    return not hasattr(parameter, "to_local")
 
 
 def _restore(parameter: Any, grad: Tensor | None, known: dict[str, Any]) -> None:

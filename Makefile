@@ -1,4 +1,4 @@
-# make demo | test | test-lowest | check | bench: each makes the virtual environment that it needs.
+# make demo | test | test-lowest | test-matrix | check | bench: each makes the virtual environment that it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ LOWEST ?= .venv-lowest
 # One thread per process: convolutions this small only fight over cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-lowest check bench clean
+.PHONY: demo test test-lowest test-matrix check bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/python -m lightning_saliency fit --config configs/demo.yaml
@@ -18,6 +18,9 @@ test: $(VENV)/dev
 
 test-lowest: $(LOWEST)/dev
 	$(LOWEST)/bin/pytest
+
+test-matrix: $(VENV)/dev
+	$(BIN)/python docs/harmless.py
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

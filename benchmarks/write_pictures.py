@@ -22,9 +22,9 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_saliency.gallery import Gallery, View
-from lightning_saliency.writer import PictureWriter
 from lightning_saliency.memory import Column
 from lightning_saliency.rendering import encode
+from lightning_saliency.writer import PictureWriter
 
 PROBES, COLUMNS = 32, 16
 
@@ -70,9 +70,9 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def fail(error: Exception) -> None:
+def fail(error: BaseException, step: int) -> None:
     """Nothing may go wrong unseen."""
-    raise error
+    raise RuntimeError(f"a picture of step {step} could not be written") from error
 
 
 def busy() -> int:

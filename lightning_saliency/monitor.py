@@ -198,7 +198,6 @@ class SaliencyMonitor(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the place in the list of callbacks from which averaged weights are seen."""
         trainers.stand_before_averaging(trainer, self)
-        self._voice.without_advice(trainer, self.settings.name)
         self._session, self._checkpoint_step, self._left_out = None, None, None
         self._passing = Passing(self.settings.fields)
         if self.settings.reference == "best" and trainer.state.fn.value == "fit":
@@ -268,7 +267,7 @@ class SaliencyMonitor(Callback):
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe the last weights, if that was left out, and see the last picture written."""
         if self._left_out is not None:
-            self._look(trainer, pl_module, self._left_out, at_the_end=True)
+            self._look(trainer, pl_module, self._left_out)
         if trainer.is_global_zero:
             self._ledger.settle(trainer.loggers)
         self._writer.drain()
@@ -345,9 +344,7 @@ class SaliencyMonitor(Callback):
                 return
         self._look(trainer, pl_module, moment)
 
-    def _look(
-        self, trainer: Any, pl_module: Any, moment: Moment, *, at_the_end: bool = False
-    ) -> None:
+    def _look(self, trainer: Any, pl_module: Any, moment: Moment) -> None:
         """Observe now; from here on a failure never stops a run."""
         self._left_out = None
         begun = time.perf_counter()
@@ -364,8 +361,10 @@ class SaliencyMonitor(Callback):
         found = found.timed(self._overhead.since(begun, self._failures))
         numbers = trainers.ranks_of(trainer).numbers_of_first(found.numbers)
         self._tell(trainer, Finding(numbers, found.pictures), moment.step, unknown)
-        if not at_the_end:  # for ModelCheckpoint and EarlyStopping
-            pl_module.log_dict(self._tagged(numbers), logger=False, rank_zero_only=False)
+        # For ModelCheckpoint and EarlyStopping. Not by `pl_module.log`, which reduces what is equal
+        # on all ranks; and a compiled `self.log` is compiled anew for each further number.
+        tagged = self._tagged(numbers)
+        trainer.callback_metrics.update({name: torch.tensor(one) for name, one in tagged.items()})
 
     def _tell(self, trainer: Any, found: Finding, step: int, unknown: Session | None) -> None:
         """Give what was found to the loggers, and introduce a session that is `unknown` there."""

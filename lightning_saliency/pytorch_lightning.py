@@ -14,5 +14,7 @@ import pytorch_lightning
 from lightning_saliency import monitor
 
 
-class SaliencyMonitor(monitor.SaliencyMonitor, pytorch_lightning.Callback):  # type: ignore[misc]
+class SaliencyMonitor(  # type: ignore[misc]  # noqa: D101
+    monitor.SaliencyMonitor, pytorch_lightning.Callback
+):
     __doc__ = monitor.SaliencyMonitor.__doc__

@@ -119,13 +119,18 @@ def moment_of(trainer: Trainer) -> Moment:
 
 def validates_no_more(trainer: Trainer) -> bool:
     """Whether this validation is the last one of the fit, as far as is known by now."""
-    if trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
-        return True
     epochs, every = trainer.max_epochs, trainer.check_val_every_n_epoch
-    if epochs is None or epochs < 0 or every is None:
-        return False
+    interval = trainer.val_check_batch  # in training batches
     done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    no_more_in_epoch = done + trainer.val_check_batch > trainer.num_training_batches
+    no_more_in_epoch = done + interval > trainer.num_training_batches
+    if trainer.max_steps >= 0:
+        whole = interval == trainer.num_training_batches
+        batches = interval * every if whole and every else interval
+        steps = max(1, batches / trainer.accumulate_grad_batches)
+        if trainer.global_step + steps > trainer.max_steps:
+            return True
+    if trainer.should_stop or epochs is None or epochs < 0 or every is None:
+        return bool(trainer.should_stop)
     return bool(no_more_in_epoch and trainer.current_epoch + every >= epochs)
 
 

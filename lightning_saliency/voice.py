@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from typing import Any
 
@@ -19,15 +18,6 @@ class Voice:
 
     def __init__(self) -> None:
         self._told: set[str] = set()
-
-    def without_advice(self, trainer: Any, name: str) -> None:
-        """Keep Lightning from advising ``sync_dist=True`` for each tag under `name`.
-
-        All ranks log the same numbers, those of rank 0.
-        """
-        if trainer.world_size > 1:
-            advice = rf"It is recommended to use `self\.log\('{re.escape(name)}/"
-            warnings.filterwarnings("ignore", message=advice)
 
     def say(self, trainer: Any, text: str) -> None:
         """Print beside the progress bar, or log where there is none."""

@@ -164,7 +164,7 @@ def test_what_piles_up_is_counted(leak: str) -> None:
             left.close()
         elif callable(left):
             left()
-    assert found == seen
+    assert seen <= found <= seen | {"bytes of Python", "blocks of Python"}
 
 
 Compiled = Callable[[Net, Callable[..., Any], bool | None], Any]

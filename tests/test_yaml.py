@@ -279,7 +279,10 @@ def test_on_the_command_line_alone(run: Run) -> None:
 
 
 def test_added_to_others_on_the_command_line(run: Run) -> None:
-    cli = run("--trainer.callbacks+=LambdaCallback", "--trainer.callbacks+=SaliencyMonitor")
+    cli = run(
+        "--trainer.callbacks+=LambdaCallback",
+        "--trainer.callbacks+=lightning_saliency.SaliencyMonitor",
+    )
     assert monitor_of(cli).settings.methods == {"gradient": Saliency()}
 
 

@@ -108,7 +108,7 @@ class History:
             return None
         return (
             "the best checkpoint is of a validation that was not observed, so the reference stays "
-            "what it was. With every=1 each one is."
+            "what it was. With every=1 and no budget each one is."
         )
 
     def state(self, settings: Mapping[str, str]) -> dict[str, Any]:

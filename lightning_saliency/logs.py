@@ -80,7 +80,7 @@ TAGS = (
     Tag("saliency/mask_area", "scalar", "share of the image that the masks cover, 0 to 1"),
     Tag("saliency/seconds", "scalar", "time that this observation held up the training"),
     Tag("saliency/overhead", "scalar", "share of the fit's time so far, 0 to 1"),
-    Tag("saliency/failures", "scalar", "observations that failed so far"),
+    Tag("saliency/failures", "scalar", "observations that failed so far, in whole or in part"),
     Tag("saliency/about", "text", "probes, methods, layers, target, hash; how to see every step"),
 )
 
@@ -121,10 +121,10 @@ class Ledger:
             while owed:
                 numbers, step = owed[0]
                 logger.log_metrics(numbers, step=step)
-                logger.save()
                 if of_board:  # it writes later, and would raise later
                     board.flush(logger.experiment)
                 owed.popleft()
+                logger.save()
         except Exception:
             if of_board:
                 board.revive(logger.experiment)

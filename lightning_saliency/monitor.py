@@ -26,7 +26,7 @@ from lightning_saliency.logs import (
 )
 from lightning_saliency.measures import Drift, Grounding, MeasureName, Shape
 from lightning_saliency.memory import Column, Memory
-from lightning_saliency.observation import observing, out_of_memory
+from lightning_saliency.observation import out_of_memory
 from lightning_saliency.probes import Probes
 from lightning_saliency.progress import Overhead, Progress
 from lightning_saliency.readings import readings, to_host
@@ -144,7 +144,7 @@ class SaliencyMonitor(Callback):
     - ``saliency/mask_area`` (scalar): share of the image that the masks cover, 0 to 1
     - ``saliency/seconds`` (scalar): time that this observation held up the training
     - ``saliency/overhead`` (scalar): share of the fit's time so far, 0 to 1
-    - ``saliency/failures`` (scalar): observations that failed so far
+    - ``saliency/failures`` (scalar): observations that failed so far, in whole or in part
     - ``saliency/about`` (text): probes, methods, layers, target, hash; how to see every step
     """
 
@@ -191,7 +191,8 @@ class SaliencyMonitor(Callback):
         self._failures = 0
         self._overhead = Overhead()
         self._checkpoint_step: int | None = None
-        self._left_out: Moment | None = None
+        self._left_out: tuple[Moment, int] | None = None  # and the steps taken by then
+        self._goes_on = False
         self._picture_error: tuple[BaseException, int] | None = None
         self._failed_steps: set[int] = set()
 
@@ -199,7 +200,9 @@ class SaliencyMonitor(Callback):
         """Take the place in the list of callbacks from which averaged weights are seen."""
         trainers.stand_before_averaging(trainer, self)
         self._session, self._checkpoint_step, self._left_out = None, None, None
-        self._passing = Passing(self.settings.fields)
+        self._passing, self._ledger = Passing(self.settings.fields), Ledger()
+        self._picture_error = None
+        self._failed_steps.clear()
         if self.settings.reference == "best" and trainer.state.fn.value == "fit":
             trainers.check_best_is_chosen(trainer)
         reason = reason_to_keep_off(trainer, self.settings)
@@ -257,6 +260,14 @@ class SaliencyMonitor(Callback):
             return
         self._start(trainer, pl_module)
 
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell boards where a resumed run goes on, when its first step is known."""
+        if self._goes_on and trainer.is_global_zero:
+            begin_again(trainer.loggers, trainers.step_of(trainer))
+        self._goes_on = False
+
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe after an epoch where nothing is ever validated."""
         epoch, every = trainer.current_epoch, self.settings.every
@@ -264,19 +275,28 @@ class SaliencyMonitor(Callback):
         if due and not self._off and not trainer.enable_validation:
             self._spend(trainer, pl_module, self._moment(trainer, f"epoch {epoch}"))
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Observe the last weights, if that was left out, and see the last picture written."""
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Observe the last weights, if that was left out."""
         if self._left_out is not None:
-            self._look(trainer, pl_module, self._left_out)
+            moment, steps = self._left_out
+            if trainer.global_step != steps:
+                moment = Moment(trainers.step_of(trainer), "end")
+            with trainers.averaged(trainer, pl_module):
+                self._look(trainer, pl_module, moment)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """See the last numbers and pictures written."""
         if trainer.is_global_zero:
             self._ledger.settle(trainer.loggers)
         self._writer.drain()
-        if self._picture_error is not None and self.settings.on_error == "raise":
-            self._failed(trainer, *self._picture_error, "a picture could not be written")
+        with trainers.ranks_of(trainer).agreeing():
+            if self._picture_error is not None and self.settings.on_error == "raise":
+                self._failed(trainer, *self._picture_error, "a picture could not be written")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give back the thread that writes."""
         self._writer.close()
+        self._goes_on = False
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give back the thread that writes: there is no teardown after an exception."""
@@ -287,12 +307,12 @@ class SaliencyMonitor(Callback):
     ) -> Finding:
         """Look once: probes → maps → snapshot → readings → pictures."""
         ranks, watched = trainers.ranks_of(trainer), trainers.watched(trainer)
-        with ranks.agreeing(), observing(watched), Progress(trainer, moment.label) as progress:
+        with ranks.observing(watched), Progress(trainer, moment.label) as progress:
             mine, self._chunk = sight(
                 session, pl_module, ranks, chunk=self._chunk or session.chunk, progress=progress
             )
         seen = Sighting.from_rows(ranks.together(mine.rows(), len(session.probes)))
-        with ranks.agreeing(), observing(watched):
+        with ranks.observing(watched):
             now = Snapshot.of(seen, step=moment.step, label=moment.label)
             memory, strangers = memory.fitting(now)
             others, reference = memory.snapshots, memory.compared_with(self.settings.reference)
@@ -337,10 +357,10 @@ class SaliencyMonitor(Callback):
     def _spend(self, trainer: Any, pl_module: Any, moment: Moment) -> None:
         """Observe now, if the budget allows it or nothing will be validated after this."""
         budget, ranks = self.settings.budget, trainers.ranks_of(trainer)
-        if budget is not None and not trainers.validates_no_more(trainer):
-            affords = torch.tensor([self._overhead.affords(budget)])
-            if not ranks.of_first({"": affords})[""]:
-                self._left_out = moment
+        if budget is not None:
+            wanted = self._overhead.affords(budget) or trainers.validates_no_more(trainer)
+            if not ranks.of_first({"": torch.tensor([wanted])})[""]:
+                self._left_out = moment, trainer.global_step
                 return
         self._look(trainer, pl_module, moment)
 
@@ -407,24 +427,22 @@ class SaliencyMonitor(Callback):
 
     def _open(self, trainer: Any, pl_module: Any) -> Session:
         """Open a session, and go on with what is remembered of its probes."""
+        passing, self._passing = self._passing, Passing(self.settings.fields)
         fits, restored = trainer.state.fn.value == "fit", self._history.restored()
         session = open_session(
             replace(self.settings, probes=self._wanted()),
             trainer,
             pl_module,
             stage=trainer.state.fn.value,
-            passing=self._passing,
+            passing=passing,
             restored=restored if fits else None,
         )
-        self._passing = Passing(self.settings.fields)
-        if restored is not None and fits and trainer.is_global_zero:
-            last = restored.snapshots["previous"].step + 1
-            begin_again(trainer.loggers, max(last, trainers.step_of(trainer)))
         for text in self._history.recall(self.settings.described()):
             self._warn(trainer, text)
         if fits:
             self._history.fits(session.probes.hash)
-        memory = self._history.brought(session.probes.hash, pl_module.device)
+        with trainers.ranks_of(trainer).agreeing():
+            memory = self._history.brought(session.probes.hash, pl_module.device)
         self._session = session if memory is None else session.going_on(memory)
         return self._session
 
@@ -492,6 +510,7 @@ class SaliencyMonitor(Callback):
         if not state_dict:
             return
         self._history.load(state_dict)
+        self._goes_on = True
         with telling_damage():
             self._failures = state_dict["failures"]
             chunks = {self.settings.chunk, state_dict["chunk"]} - {None}

@@ -11,7 +11,7 @@ done outside `Ranks.agreeing`, and an error that all agreed on is not agreed on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.observation import out_of_memory
+from lightning_saliency.observation import observing, out_of_memory
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -80,7 +80,8 @@ class Ranks:
             return dict(rows)
         if self.sharded:
             return self.of_first(rows)
-        packed = _packed(rows).to(self.device)
+        with self.agreeing():
+            packed = _packed(rows).to(self.device)
         parts = [torch.empty_like(packed) for _ in range(self.size)]
         dist.all_gather(parts, packed)
         return _unpacked(torch.cat(parts)[:count], rows)
@@ -90,7 +91,8 @@ class Ranks:
         if self.size == 1 or not rows:
             return dict(rows)
         flat = {key: one.reshape(1, -1) for key, one in rows.items()}
-        packed = _packed(flat).to(self.device)
+        with self.agreeing():
+            packed = _packed(flat).to(self.device)
         dist.broadcast(packed, src=0)
         found = _unpacked(packed, flat)
         return {key: found[key].reshape(one.shape) for key, one in rows.items()}
@@ -153,6 +155,14 @@ class Ranks:
             raise raised
         finally:
             del error, raised  # their tracebacks hold this frame, and activations that must go
+
+    @contextmanager
+    def observing(self, module: nn.Module) -> Iterator[None]:
+        """`observing` on all ranks or on none, around work that they agree on."""
+        with self.agreeing(), ExitStack() as scope:
+            with self.agreeing():
+                scope.enter_context(observing(module))
+            yield
 
     def share_statistics(self, module: nn.Module) -> None:
         """Let all ranks look with rank 0's running statistics, as all of them validate.

@@ -109,7 +109,7 @@ class Passing:
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
         self._readings: list[Reading] = []
-        self._error: ConfigurationError | None = None
+        self._error: Exception | None = None
 
     def keep(self, batch: Any, wanted: int) -> None:
         """Read a batch, unless `wanted` examples are there or one could not be read."""
@@ -117,13 +117,18 @@ class Passing:
             try:
                 # A copy on the CPU, made now: the validation step may write to its batch.
                 self._readings.append(self._fields.read(batch))
-            except ConfigurationError as error:
+            except Exception as error:  # told when the session is opened
                 self._error = error
 
     def taken(self) -> Sequence[Reading]:
         """What was read; the error where that failed."""
-        if self._error is not None:
+        if isinstance(self._error, ConfigurationError):
             raise self._error
+        if self._error is not None:
+            raise ConfigurationError(
+                f"a batch could not be read: {in_words(self._error)}. Say where things are in it "
+                "with input=…, label=… and mask=…."
+            ) from self._error
         return self._readings
 
 
@@ -157,7 +162,7 @@ def open_session(
 
     # By one rank for all: a data set may be there alone, or give each what it draws.
     probes = ranks.made_by_first(read)
-    with ranks.agreeing(), observing(trainers.watched(trainer)), trainers.as_validation(trainer):
+    with ranks.observing(trainers.watched(trainer)), trainers.as_validation(trainer):
         if settings.needs_masks and probes.masks is None:
             raise ConfigurationError(
                 "measures of grounding need masks, and the probes have none. Say where they are in "
@@ -170,7 +175,8 @@ def open_session(
         subject = trainers.subject_of(
             trainer, pl_module, settings.target, settings.output, settings.forward
         )
-        inputs = probes.inputs.to(pl_module.device)
+        with ranks.agreeing():
+            inputs = probes.inputs.to(pl_module.device)
         outputs = first_outputs(subject, inputs)
         classes = _classes(settings, probes, subject, inputs, outputs)
         if restored is not None and isinstance(settings.target, Target):

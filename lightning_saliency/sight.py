@@ -35,11 +35,13 @@ def sight(
     ranks.share_statistics(pl_module)
     share = ranks.share(len(session.probes))
     lockstep = ranks.agreeing if ranks.sharded else nullcontext
+    with lockstep():
+        inputs, classes = session.inputs(pl_module, share), session.classes[share]
     parts = []
     for part in in_chunks(
         session.subject,
-        session.inputs(pl_module, share),
-        session.classes[share],
+        inputs,
+        classes,
         session.methods,
         chunk=chunk,
         first=share[0],

@@ -120,18 +120,41 @@ def moment_of(trainer: Trainer) -> Moment:
 def validates_no_more(trainer: Trainer) -> bool:
     """Whether this validation is the last one of the fit, as far as is known by now."""
     epochs, every = trainer.max_epochs, trainer.check_val_every_n_epoch
-    interval = trainer.val_check_batch  # in training batches
-    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    no_more_in_epoch = done + interval > trainer.num_training_batches
+    interval = trainer.val_check_batch  # in training batches; None where it is a time
+    if trainer.should_stop or interval is None:
+        return bool(trainer.should_stop)
     if trainer.max_steps >= 0:
         whole = interval == trainer.num_training_batches
         batches = interval * every if whole and every else interval
         steps = max(1, batches / trainer.accumulate_grad_batches)
         if trainer.global_step + steps > trainer.max_steps:
             return True
-    if trainer.should_stop or epochs is None or epochs < 0 or every is None:
-        return bool(trainer.should_stop)
+    if epochs is None or epochs < 0 or every is None:
+        return False
+    if not trainer.enable_validation:
+        return bool(trainer.current_epoch + 1 >= epochs)
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    no_more_in_epoch = done + interval > trainer.num_training_batches
     return bool(no_more_in_epoch and trainer.current_epoch + every >= epochs)
+
+
+@contextmanager
+def averaged(trainer: Trainer, pl_module: Module) -> Iterator[None]:
+    """Let the module hold averaged weights, as validations see it, at the end of a fit."""
+    swaps = [
+        callback._swap_models
+        for callback in trainer.callbacks
+        if _averages(callback)
+        and getattr(callback, "_average_model", None) is not None
+        and hasattr(callback, "_swap_models")
+    ]
+    for swap in swaps:
+        swap(pl_module)
+    try:
+        yield
+    finally:
+        for swap in swaps:
+            swap(pl_module)
 
 
 def batch_size(trainer: Trainer, stage: str) -> int | None:

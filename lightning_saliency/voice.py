@@ -30,7 +30,10 @@ class Voice:
     def warn(self, trainer: Any, text: str, *, about: str = "") -> None:
         """Warn of this, unless it, or something else `about` the same, was said before."""
         if self._first(about or text) and trainer.is_global_zero:
-            warnings.warn(f"SaliencyMonitor: {text}", SaliencyWarning, stacklevel=2)
+            try:
+                warnings.warn(f"SaliencyMonitor: {text}", SaliencyWarning, stacklevel=2)
+            except SaliencyWarning:  # where warnings are errors: it must not end a training
+                log.warning("SaliencyMonitor: %s", text)
 
     def warn_from_thread(self, text: str, *, about: str) -> None:
         """Log this, unless it was said before: a warning on another thread reaches nobody."""

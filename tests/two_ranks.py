@@ -389,3 +389,4 @@ if __name__ == "__main__":
         result = SCENES[name](kind, place)
         place.mkdir(parents=True, exist_ok=True)
         torch.save(result, place / f"{RANK}.pt")
+    torch.distributed.destroy_process_group()

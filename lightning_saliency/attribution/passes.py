@@ -209,7 +209,7 @@ def _explain_chunk(
             if point == Clean():
                 outputs = scores
                 norm = euclidean_norm(evidence.gradient.flatten(1)) if look.gradient else None
-        progress(done, len(looks))
+            progress(done, len(looks))
     with lockstep():
         maps = {name: reduction.compute() for name, reduction in reductions.items()}
     for name, method in methods.items():

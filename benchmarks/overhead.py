@@ -1,0 +1,179 @@
+"""What the monitor costs: a CIFAR-sized fit with it ÷ the same fit without.
+
+    python benchmarks/overhead.py [--epochs 12] [--train 50000] [--val 10000] [--width 8]
+        [--threads 1] [--device cpu] [--clock cpu | wall]
+
+Ten classes of structured 32 × 32 images, random crops and flips, a small resnet, a validation
+after each epoch. Three fits: without the monitor, with the default one, and with SmoothGrad of 64
+samples under ``budget=0.01``. The share that the monitor's own clock tells stands beside: it does
+not see what its thread takes from the training by drawing, the ratio does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timing import CLOCKS
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_saliency import SaliencyMonitor, SmoothGrad
+
+CLASSES, SIDE = 10, 32
+BATCH = 128
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(before, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.shortcut = nn.Conv2d(before, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class SmallResNet(LightningModule):
+    """Three stages of one block each."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        stages = [
+            Block(before, after, stride)
+            for before, after, stride in (
+                (width, width, 1),
+                (width, 2 * width, 2),
+                (2 * width, 4 * width, 2),
+            )
+        ]
+        self.stem = nn.Conv2d(3, width, 3, 1, 1)
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(4 * width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.stages(self.stem(x)).mean((2, 3)))
+        return scores
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        x = F.pad(x, (4, 4, 4, 4))
+        down, right = (int(one) for one in torch.randint(0, 9, (2,)))
+        x = x[..., down : down + SIDE, right : right + SIDE]
+        return F.cross_entropy(self(x.flip(-1) if torch.rand(()) < 0.5 else x), y)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+def examples(count: int, seed: int) -> TensorDataset:
+    """A pattern for each class, somewhere in noise."""
+    own = torch.Generator().manual_seed(seed)
+    patterns = torch.randn(CLASSES, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    images = 0.5 * torch.randn(count, 3, SIDE, SIDE, generator=own)
+    labels = torch.randint(0, CLASSES, (count,), generator=own)
+    places = torch.randint(0, SIDE - 12, (count, 2), generator=own).tolist()
+    for image, label, (row, column) in zip(images, labels.tolist(), places, strict=True):
+        image[:, row : row + 12, column : column + 12] += patterns[label]
+    return TensorDataset(images, labels)
+
+
+class Told(Callback):
+    """Say which epoch is done, since a fit takes minutes."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.begun = name, time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        passed = time.perf_counter() - self.begun
+        print(f"  {self.name}: epoch {trainer.current_epoch + 1}, {passed:.0f} s", flush=True)
+
+
+def fit(
+    name: str, make: Callable[[], list[Callback]], data: list[TensorDataset], given: Any
+) -> tuple[float, dict[str, list[float]]]:
+    """Seconds of a fit, and what the monitor logged of its own."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            max_epochs=given.epochs,
+            accelerator="cpu" if given.device == "cpu" else "gpu",
+            devices=1,
+            callbacks=[*make(), Told(name)],
+            logger=TensorBoardLogger(folder, name="", version=""),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        train = DataLoader(data[0], batch_size=BATCH, shuffle=True)
+        begun = CLOCKS[given.clock]()
+        trainer.fit(SmallResNet(given.width), train, DataLoader(data[1], batch_size=BATCH))
+        seconds = CLOCKS[given.clock]() - begun
+        return seconds, told(Path(folder))
+
+
+def told(folder: Path) -> dict[str, list[float]]:
+    """Tag → values of what the monitor tells of its own cost."""
+    read = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    tags = [
+        tag for tag in ("saliency/seconds", "saliency/overhead") if tag in read.Tags()["scalars"]
+    ]
+    return {tag: [one.value for one in read.Scalars(tag)] for tag in tags}
+
+
+def main(given: Any) -> None:
+    """Measure and print."""
+    torch.set_num_threads(given.threads)
+    data = [examples(given.train, 1), examples(given.val, 2)]
+    smooth: dict[str, Any] = {"smooth": SmoothGrad(samples=64)}
+    fits: dict[str, Callable[[], list[Callback]]] = {
+        "without": list,
+        "default": lambda: [SaliencyMonitor()],
+        "SmoothGrad of 64, budget 0.01": lambda: [SaliencyMonitor(smooth, budget=0.01)],
+    }
+    found = {name: fit(name, make, data, given) for name, make in fits.items()}
+    whole = found["without"][0]
+    print(
+        f"\n{given.train:,} + {given.val:,} images, {given.epochs} epochs, {given.device}, "
+        f"{given.threads} thread, {given.clock} clock: {whole:.0f} s without the monitor"
+    )
+    print(f"{'':32}{'÷ without':>10}{'share':>8}{'taken':>7}{'of':>4}{'s each':>8}")
+    for name, (seconds, own) in found.items():
+        if own:
+            times, share = own["saliency/seconds"], own["saliency/overhead"][-1]
+            print(
+                f"{name:32}{seconds / whole:10.3f}{share:8.4f}{len(times):7}{given.epochs + 1:4}"
+                f"{sum(times) / len(times):8.2f}"
+            )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--train", type=int, default=50_000)
+    parser.add_argument("--val", type=int, default=10_000)
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--clock", default="cpu", choices=list(CLOCKS))
+    main(parser.parse_args())

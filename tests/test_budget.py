@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch.callbacks
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -128,6 +129,26 @@ def test_a_fit_that_stops_by_itself_is_looked_at_when_it_has_stopped(
     events = watch(tmp_path, clock, 1e-6, callbacks=[stopping])
     assert steps(events) == [0, 5], "at the x of its last validation"
     assert list(events.images["saliency/mine"]) == [0, 5]
+
+
+def test_at_the_end_averaged_weights_are_seen_as_validations_see_them(tmp_path: Path) -> None:
+    averaging: Any = getattr(lightning.pytorch.callbacks, "EMAWeightAveraging", None)
+    if averaging is None:
+        pytest.skip("Lightning brings averaging callbacks from 2.6 on")
+    seen: list[torch.Tensor] = []
+
+    def keep(model: Any, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(model.head[2].weight.detach().clone())
+        return inputs
+
+    monitor = SaliencyMonitor({"mine": keep}, probes=3, budget=1e-9, on_error="raise", chunk=3)
+    stopping = EarlyStopping("val_loss", patience=2, min_delta=1e9)
+    callbacks = [averaging(decay=0.5), stopping, monitor]
+    net = Net()
+    trainer(callbacks=callbacks, max_epochs=40).fit(net, loader(), loader())
+    assert len(seen) == 2
+    last: Any = net.head[2].weight  # which the averaging callback leaves in the module
+    assert torch.equal(seen[-1], last)
 
 
 def test_the_budget_counts_what_comes_after_the_numbers(clock: Clock) -> None:

@@ -10,6 +10,7 @@ import random
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,10 @@ def fit(folder: Path, tell: Tell = lambda kind: None) -> nn.Module:
     if last(folder) is None:
         for remains in folder.glob("*tfevents*"):
             remains.unlink()
+    # TensorBoard reads files in the order of their names, which tell the second: a process that is
+    # there already may go on within that of the one that was killed.
+    while any(f".{int(time.time())}." in remains.name for remains in folder.glob("*tfevents*")):
+        time.sleep(0.02)
     seed_streams()
     half = Images(24, seed=1)
     train: DataLoader[Any] = DataLoader(ConcatDataset([half, half]), batch_size=8)

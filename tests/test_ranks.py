@@ -13,8 +13,8 @@ from two_ranks import SCENES, Found, found, play
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.ranks import Ranks
 
-KINDS = ("ddp", "fsdp1", "fsdp2")
-SHARDED = ("fsdp1", "fsdp2")
+# FSDP asks streams of the CPU for what they have in newer releases of torch only.
+KINDS = ("ddp", "fsdp1", "fsdp2") if hasattr(torch.cpu.Stream, "record_event") else ("ddp",)
 OF_ONE_KIND = {"stream", "advised", "spent"}
 
 Played = dict[tuple[str, str], tuple[Found, Found]]

@@ -117,7 +117,7 @@ def fit(
     data = loader(images(64), labels(64), batch_size=8)
     if validation is None:
         validation = loader(images(64), labels(64), batch_size=8)
-    run.fit(net, data, validation, ckpt_path=resume, weights_only=resume is not None or None)
+    run.fit(net, data, validation, ckpt_path=resume)
     return run, net
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import nan
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
 from lightning.pytorch import Callback
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_saliency import trainers
 from lightning_saliency.attribution import Method, MethodName
 from lightning_saliency.errors import ConfigurationError, ObservationError, in_words
-from lightning_saliency.gallery import Picture, View, drawn
+from lightning_saliency.finding import Finding, found
 from lightning_saliency.history import History, telling_damage
 from lightning_saliency.logs import (
     Ledger,
@@ -25,11 +24,10 @@ from lightning_saliency.logs import (
     write_text,
 )
 from lightning_saliency.measures import Drift, Grounding, MeasureName, Shape
-from lightning_saliency.memory import Column, Memory
+from lightning_saliency.memory import Memory
 from lightning_saliency.observation import out_of_memory
 from lightning_saliency.probes import Probes
 from lightning_saliency.progress import Overhead, Progress
-from lightning_saliency.readings import readings, to_host
 from lightning_saliency.schedule import Every
 from lightning_saliency.session import (
     Passing,
@@ -41,7 +39,6 @@ from lightning_saliency.session import (
 from lightning_saliency.settings import Settings
 from lightning_saliency.sight import sight
 from lightning_saliency.sighting import Sighting
-from lightning_saliency.snapshot import Snapshot
 from lightning_saliency.targets import Target, TargetName
 from lightning_saliency.trainers import Moment
 from lightning_saliency.voice import Voice
@@ -54,17 +51,6 @@ else:
 
 Key = int | Callable[[Any], Any] | str | None
 T = TypeVar("T")
-
-
-class Finding(NamedTuple):
-    """What an observation gives to the loggers."""
-
-    numbers: Mapping[str, float] = {}
-    pictures: Mapping[str, Picture] = {}
-
-    def timed(self, times: Mapping[str, float]) -> Finding:
-        """The same with what it took."""
-        return Finding({**self.numbers, **times}, self.pictures)
 
 
 class SaliencyMonitor(Callback):
@@ -313,22 +299,14 @@ class SaliencyMonitor(Callback):
             )
         seen = Sighting.from_rows(ranks.together(mine.rows(), len(session.probes)))
         with ranks.observing(watched):
-            now = Snapshot.of(seen, step=moment.step, label=moment.label)
-            memory, strangers = memory.fitting(now)
-            others, reference = memory.snapshots, memory.compared_with(self.settings.reference)
-            masks, measures = session.masks(pl_module), session.measures
-            if not others:  # what only later observations measure is proved to work, too
-                readings(seen, now, {"previous": now}, measures, masks)
-            numbers = readings(seen, now, others, measures, masks)
-            host = to_host(numbers | drawn(seen, now, others.get("previous"), reference))
-            scalars = {name: float(host[name]) for name in numbers}
-            drift = {name: scalars.get(f"{name}/drift_previous", nan) for name in now.series}
-            memory = memory.after(now, Column.of(memory.count, moment.label, host, drift))
-            pictures = session.gallery.pictures(View.of(now, reference, memory.columns, host))
+            masks, reference = session.masks(pl_module), self.settings.reference
+            finding, memory, strangers = found(
+                session, seen, memory, moment, masks=masks, reference=reference
+            )
         for name in strangers:
             self._warn(trainer, f"{name}'s maps are of another size now: its drift starts anew.")
-        self._history.keep(memory.marked(now, self.settings.reference))
-        return Finding(scalars, self._tagged(pictures))
+        self._history.keep(memory)
+        return finding
 
     def _start(self, trainer: Any, pl_module: Any) -> None:
         """Prepare, and observe the untrained network, unless a resumed run has done so.
@@ -343,7 +321,7 @@ class SaliencyMonitor(Callback):
         memory = Memory(session.classes, session.probes.fingerprint)
         moment = Moment(step, "start" if step == 0 else f"step {step}")
         try:
-            found = self._observe(trainer, pl_module, session, memory, moment)
+            finding = self._observe(trainer, pl_module, session, memory, moment)
         except ConfigurationError:
             raise
         except Exception as error:
@@ -352,7 +330,8 @@ class SaliencyMonitor(Callback):
             self._failed(trainer, error, step)
             return
         # The Trainer throws away what is logged in its sanity check, and takes nothing before it.
-        self._tell(trainer, found.timed(self._overhead.since(begun, self._failures)), step, session)
+        times = self._overhead.since(begun, self._failures)
+        self._tell(trainer, finding.timed(times), step, session)
 
     def _spend(self, trainer: Any, pl_module: Any, moment: Moment) -> None:
         """Observe now, if the budget allows it or nothing will be validated after this."""
@@ -368,36 +347,36 @@ class SaliencyMonitor(Callback):
         """Observe now; from here on a failure never stops a run."""
         self._left_out = None
         begun = time.perf_counter()
-        found, unknown = Finding(), None
+        finding, unknown = Finding(), None
         try:
             session = self._session or self._open(trainer, pl_module)
             memory = self._history.get(session.probes.hash)
             unknown = session if memory is None else None
             first = Memory(session.classes, session.probes.fingerprint)
             self._warn(trainer, trainers.never_averaged(trainer))
-            found = self._observe(trainer, pl_module, session, memory or first, moment)
+            finding = self._observe(trainer, pl_module, session, memory or first, moment)
         except Exception as error:
             self._failed(trainer, error, moment.step)
-        found = found.timed(self._overhead.since(begun, self._failures))
-        numbers = trainers.ranks_of(trainer).numbers_of_first(found.numbers)
-        self._tell(trainer, Finding(numbers, found.pictures), moment.step, unknown)
+        finding = finding.timed(self._overhead.since(begun, self._failures))
+        numbers = trainers.ranks_of(trainer).numbers_of_first(finding.numbers)
+        self._tell(trainer, Finding(numbers, finding.pictures), moment.step, unknown)
         # For ModelCheckpoint and EarlyStopping. Not by `pl_module.log`, which reduces what is equal
         # on all ranks; and a compiled `self.log` is compiled anew for each further number.
         tagged = self._tagged(numbers)
         trainer.callback_metrics.update({name: torch.tensor(one) for name, one in tagged.items()})
 
-    def _tell(self, trainer: Any, found: Finding, step: int, unknown: Session | None) -> None:
+    def _tell(self, trainer: Any, finding: Finding, step: int, unknown: Session | None) -> None:
         """Give what was found to the loggers, and introduce a session that is `unknown` there."""
         begun, loggers = time.perf_counter(), trainer.loggers
         try:
             with trainers.ranks_of(trainer).agreeing():
                 if not trainer.is_global_zero:
                     return
-                refused = self._ledger.write(loggers, self._tagged(found.numbers), step)
+                refused = self._ledger.write(loggers, self._tagged(finding.numbers), step)
                 refused += [] if unknown is None else self._introduce(trainer, unknown, step)
                 deaf = [logger for logger, _ in refused]
                 hearing = [logger for logger in loggers if logger not in deaf]
-                self._writer.write(hearing, found.pictures, step)
+                self._writer.write(hearing, self._tagged(finding.pictures), step)
                 if refused:
                     raise refused[0][1]
         except Exception as error:

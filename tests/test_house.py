@@ -19,6 +19,7 @@ FLOORS = (
     "pytorch_lightning",
     "monitor",
     "sight",
+    "finding",
     "session",
     "settings",
     "progress",

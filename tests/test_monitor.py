@@ -263,7 +263,7 @@ def test_all_numbers_come_in_one_transfer(monkeypatch: pytest.MonkeyPatch, tmp_p
         calls.append(len(tensors))
         return to_host(tensors)
 
-    monkeypatch.setattr("lightning_saliency.monitor.to_host", counted)
+    monkeypatch.setattr("lightning_saliency.finding.to_host", counted)
     watch(tmp_path, SaliencyMonitor(methods=ALL, probes=3), Net(), max_epochs=2)
     assert len(calls) == 3
     assert all(count > 10 for count in calls)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, IterableDataset
 
-import lightning_saliency.monitor as shell
+import lightning_saliency.finding as room
 from lightning_saliency import Saliency, SaliencyMonitor, SaliencyWarning
 from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Snapshot
@@ -132,11 +132,11 @@ def seen() -> Iterator[list[Sighting]]:
             kept.append(sighting)
             return Snapshot.of(sighting, **given)
 
-    setattr(shell, "Snapshot", Keeping)  # noqa: B010
+    setattr(room, "Snapshot", Keeping)  # noqa: B010
     try:
         yield kept
     finally:
-        setattr(shell, "Snapshot", Snapshot)  # noqa: B010
+        setattr(room, "Snapshot", Snapshot)  # noqa: B010
 
 
 def digest(net: nn.Module) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from twin_runs import SHARDS_ON_A_CPU
 from two_ranks import SCENES, Found, found, play
 
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.ranks import Ranks
 
-# FSDP asks streams of the CPU for what they have in newer releases of torch only.
-KINDS = ("ddp", "fsdp1", "fsdp2") if hasattr(torch.cpu.Stream, "record_event") else ("ddp",)
+KINDS = ("ddp", "fsdp1", "fsdp2") if SHARDS_ON_A_CPU else ("ddp",)
 OF_ONE_KIND = {"stream", "advised", "spent"}
 
 Played = dict[tuple[str, str], tuple[Found, Found]]

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch import Callback, Trainer, callbacks
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
@@ -23,6 +23,12 @@ from twin_nets import Net as Net
 from twin_nets import bits
 
 SALIENCY = "saliency"
+
+AVERAGING: Any = getattr(callbacks, "EMAWeightAveraging", None)
+"""Lightning's average of weights, where there is one: from 2.6 on."""
+
+SHARDS_ON_A_CPU = hasattr(torch.cpu.Stream, "record_event")
+"""Whether FSDP runs there: it asks streams of the CPU for what newer releases of torch have."""
 
 
 @dataclass(frozen=True)
@@ -75,21 +81,21 @@ def seed_streams() -> None:
     random.seed(0)
 
 
-def trainer_for(setup: Setup, callbacks: list[Callback], folder: Path) -> Trainer:
+def trainer_for(setup: Setup, listed: list[Callback], folder: Path) -> Trainer:
     """A Trainer whose loggers write below `folder`."""
     loggers: list[Any] = [CSVLogger(folder, name="", version="")]
     if setup.pictures:
         loggers.append(TensorBoardLogger(folder, name="", version=""))
     if setup.average == "swa":
-        callbacks = [*callbacks, StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)]
+        listed = [*listed, StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)]
     elif setup.average:
-        average = EMAWeightAveraging(decay=0.8)
-        callbacks = [average, *callbacks] if setup.average == "before" else [*callbacks, average]
+        average = AVERAGING(decay=0.8)
+        listed = [average, *listed] if setup.average == "before" else [*listed, average]
     options: dict[str, Any] = {
         "max_epochs": setup.epochs,
         "accelerator": "cpu",
         "devices": setup.processes,
-        "callbacks": callbacks,
+        "callbacks": listed,
         "logger": loggers,
         "log_every_n_steps": 2,
         "enable_checkpointing": False,

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 from itertools import product
 
 import torch
+from twin_runs import AVERAGING, SHARDS_ON_A_CPU
 
 VERBS = ("fit", "validate", "test")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true", "16-mixed")
@@ -125,6 +126,10 @@ def refused(cell: Cell, *, cuda: bool) -> str | None:
         return "torch.compile(module): Lightning refuses it under FSDP2"
     if cell.loop == "accumulate 3" and cell.ranks == "DDP static":
         return "accumulate 3: DDP with a static graph refuses a first backward pass that waits"
+    if cell.ranks in SHARDED and not cuda and not SHARDS_ON_A_CPU:
+        return f"{cell.ranks}: this release of torch has it on a GPU alone"
+    if cell.loop == "EMA" and AVERAGING is None:
+        return "EMA: this release of Lightning has no average of weights"
     if cell.loop == "EMA" and cell.ranks in SHARDED:
         return f"EMA: Lightning's average copies whole weights, {cell.ranks} has parts of them"
     if cell.loop == "SWA" and cell.ranks in SHARDED:

@@ -33,7 +33,7 @@ class _LayerMethod(Method):
     def bind(self, subject: Subject, inputs: Tensor) -> Method:
         """The method with the layer's name checked, or found when none was given."""
         if self.layer is None:
-            return replace(self, layer=last_spatial_layer(subject, inputs))
+            return replace(self, layer=last_spatial_layer(subject, inputs[:1]))
         find_layer(subject.module, self.layer)
         return self
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_saliency.attribution.attending import Attending
 from lightning_saliency.attribution.method import Evidence, Look
 from lightning_saliency.attribution.subject import NoGradientPathError, Subject
 from lightning_saliency.attribution.taps import Tap
@@ -17,6 +18,8 @@ from lightning_saliency.errors import ConfigurationError
 HALF_SCALE = 1024.0
 """Factor on a float16 score while it is differentiated: without it some gradients underflow to 0.
 A power of two, so that dividing by it afterwards changes nothing else."""
+
+_BLOCK = "the attention of block "
 
 Lockstep: TypeAlias = Callable[[], AbstractContextManager[object]]
 """Makes a context around work that must succeed on all ranks before any of them goes on."""
@@ -29,8 +32,8 @@ def look_once(
     targets: Tensor,
     first: int,
     lockstep: Lockstep = nullcontext,
-) -> tuple[Evidence, Tensor]:
-    """The evidence at one point, and the outputs `(n, K)` there.
+) -> Evidence:
+    """The evidence of one pass.
 
     Nothing that can fail on one rank alone stands between two forward or backward passes without a
     `lockstep` around it: where parameters are sharded, a pass that one rank leaves out would leave
@@ -44,29 +47,37 @@ def look_once(
         with torch.no_grad():
             moved = look.point.at(inputs, first)
         leaf = moved.detach().requires_grad_(look.gradient)
-        tap = Tap(subject.module, look.layers)
+        tap = Tap(subject.module, look.layers, look.activations)
+        attending = Attending(look.attention, len(moved))
     # Without the input's gradient no graph is kept below the lowest layer: the tap starts it there.
     keeps_graph = look.gradient or subject.whole_graph
     grad_mode = torch.enable_grad() if keeps_graph else torch.no_grad()
-    with grad_mode, tap:
+    with grad_mode, tap, attending, look.rule.around(subject.module):
         with lockstep():
-            scores = subject.scores(leaf)
-            activations = tap.taken()
+            scores = look.rule.leaving(subject.scores(look.rule.entering(leaf)))
+            read, attention = tap.taken(), attending.taken()
             outputs, score, total = _scored(subject, scores, targets)
         with lockstep():
-            wanted = ([leaf] if look.gradient else []) + list(activations.values())
+            named = [(name, read[name]) for name in look.layers]
+            if look.attention == "gradients":
+                named += [(f"{_BLOCK}{place}", one) for place, one in enumerate(attention)]
+            wanted = ([leaf] if look.gradient else []) + [tensor for _, tensor in named]
             found = _gradients(total, score, wanted, scores.dtype)
-            gradients = _checked(found, ["the input"] * look.gradient + list(activations))
+            gradients = _checked(found, ["the input"] * look.gradient + [name for name, _ in named])
     input_gradient = gradients.pop(0) if look.gradient else leaf.new_empty(0)
-    evidence = Evidence(
+    layers, blocks = gradients[: len(look.layers)], gradients[len(look.layers) :]
+    return Evidence(
         look.point,
+        look.rule,
         full(moved),
         score.detach(),
+        outputs.detach(),
         full(input_gradient),
-        {name: full(tensor.detach()) for name, tensor in activations.items()},
-        {name: full(grad) for name, grad in zip(activations, gradients, strict=True)},
+        {name: full(tensor.detach()) for name, tensor in read.items()},
+        {name: full(grad) for name, grad in zip(look.layers, layers, strict=True)},
+        tuple(full(one.detach()) for one in attention),
+        tuple(map(full, blocks)),
     )
-    return evidence, outputs.detach()
 
 
 def _scored(subject: Subject, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +117,8 @@ def _checked(gradients: Iterable[Tensor | None], names: list[str]) -> list[Tenso
     found = list(gradients)
     for name, gradient in zip(names, found, strict=True):
         if gradient is None:
-            what = name if name == "the input" else f"the layer '{name}'"
+            spoken = name == "the input" or name.startswith(_BLOCK)
+            what = name if spoken else f"the layer '{name}'"
             raise NoGradientPathError(
                 f"The score does not depend on {what} by a differentiable path: a part of the "
                 "model after it runs under torch.no_grad() or detaches. Name a layer after that "

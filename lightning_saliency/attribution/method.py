@@ -5,33 +5,62 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.points import Clean, Point
+from lightning_saliency.attribution.rules import Plain, Rule
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
 class Look:
-    """One thing that a method wants to see.
+    """One thing that a method wants to see: what it wants of one pass.
 
     Attributes:
         point: where in input space.
+        rule: how the pass runs through the model. Looks of equal point and rule are one pass.
         gradient: whether it needs ∂score/∂input there.
         layers: dotted names of the layers whose activation A and ∂score/∂A it needs there.
+        activations: names of the layers whose activation it needs without a gradient.
+        attention: whether it needs the attention weights of all blocks: ``weights`` alone, or
+            their ``gradients`` as well.
     """
 
     point: Point = field(default_factory=Clean)
+    rule: Rule = field(default_factory=Plain)
     gradient: bool = False
     layers: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
+    attention: Literal["", "weights", "gradients"] = ""
 
     def __or__(self, other: Look) -> Look:
-        """What two methods need of one point."""
-        more = tuple(layer for layer in other.layers if layer not in self.layers)
-        return Look(self.point, self.gradient or other.gradient, self.layers + more)
+        """What two methods need of one pass."""
+        layers = _union(self.layers, other.layers)
+        activations = _union(self.activations, other.activations)
+        return Look(
+            self.point,
+            self.rule,
+            self.gradient or other.gradient,
+            layers,
+            tuple(name for name in activations if name not in layers),
+            max(self.attention, other.attention, key=("", "weights", "gradients").index),
+        )
+
+    @property
+    def place(self) -> Place:
+        """What makes it one pass with others."""
+        return self.point, self.rule
+
+
+Place: TypeAlias = tuple[Point, Rule]
+"""A point and the rule of the pass there."""
+
+
+def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return one + tuple(name for name in other if name not in one)
 
 
 @dataclass(frozen=True)
@@ -40,19 +69,27 @@ class Evidence:
 
     Attributes:
         point: the point that was looked at.
+        rule: how the pass ran.
         inputs: `(n, C, *spatial)`, the probes moved to the point.
         score: `(n,)`, what was differentiated.
+        outputs: `(n, K)`, the scores of all classes.
         gradient: `(n, C, *spatial)`, ∂score/∂inputs; empty where no method asked for it.
-        activations: layer name → `(n, K, *spatial of the layer)`.
+        activations: layer name → the layer's output, `(n, K, *spatial of the layer)`, or tokens.
         layer_gradients: layer name → the same shape, ∂score/∂activation.
+        attention: of each block in the order of the pass, `(n, heads, T, T)`, rows sum to 1.
+        attention_gradients: the same shapes, ∂score/∂attention.
     """
 
     point: Point
+    rule: Rule
     inputs: Tensor
     score: Tensor
+    outputs: Tensor
     gradient: Tensor
     activations: Mapping[str, Tensor]
     layer_gradients: Mapping[str, Tensor]
+    attention: tuple[Tensor, ...] = ()
+    attention_gradients: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +115,14 @@ class Reduction(ABC):
     def update(self, evidence: Evidence) -> None:
         """Take in one of the looks that the method asked for."""
 
+    def further(self) -> tuple[Look, ...]:
+        """What it wants to see next, after it saw what it asked for; nothing ends its looking.
+
+        The number of looks must not depend on what was seen: where parameters are sharded, all
+        ranks make the same passes.
+        """
+        return ()
+
     @abstractmethod
     def compute(self) -> Maps:
         """The maps of what has been seen."""
@@ -89,6 +134,9 @@ class Method(ABC):
     signed: bool = False
     """Whether its map has a sign, and is drawn with diverging colours."""
 
+    caution: ClassVar[str] = ""
+    """What a reader of its pictures must know, in a few words: stands in their title."""
+
     @abstractmethod
     def looks(self) -> tuple[Look, ...]:
         """What the method asks to see."""
@@ -98,7 +146,12 @@ class Method(ABC):
         """A fresh reduction of what is seen."""
 
     def bind(self, subject: Subject, inputs: Tensor) -> Method:
-        """The method with everything known that depends on the model, such as a layer's name."""
+        """The method with everything known that depends on the model, such as a layer's name.
+
+        Args:
+            subject: the model and how it is called.
+            inputs: `(N, C, *spatial)`, all probes.
+        """
         return self
 
     def __call__(

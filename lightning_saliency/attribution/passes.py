@@ -1,8 +1,9 @@
 """The engine: every distinct point is looked at once, for all methods together.
 
-One forward pass and one `torch.autograd.grad` with respect to the input and to all layers that any
-method named. Gradient and CAM methods on the clean input cost one pass; SmoothGrad, SmoothGrad² and
-VarGrad share their noisy ones.
+One forward pass and one `torch.autograd.grad` with respect to the input, to all layers that any
+method named and to all attention weights. Gradient and CAM methods on the clean input cost one
+pass; SmoothGrad, SmoothGrad² and VarGrad share their noisy ones. Methods whose next point depends
+on what they saw ask for it after each round.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from lightning_saliency.attribution.method import (
     Look,
     Maps,
     Method,
-    Reduction,
+    Place,
     euclidean_norm,
 )
-from lightning_saliency.attribution.points import Clean, Point
+from lightning_saliency.attribution.points import Clean
+from lightning_saliency.attribution.rules import Plain
 from lightning_saliency.attribution.subject import Subject, describe
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.observation import out_of_memory
@@ -169,7 +171,7 @@ def bind(
     `explain` does this itself; binding once saves it a forward pass each time.
     """
     return {
-        name: method.bind(subject, inputs[:1]) if isinstance(method, Method) else method
+        name: method.bind(subject, inputs) if isinstance(method, Method) else method
         for name, method in methods.items()
     }
 
@@ -199,17 +201,24 @@ def _explain_chunk(
 ) -> Explanation:
     built_in = {name: method for name, method in methods.items() if isinstance(method, Method)}
     reductions = {name: method.reduction() for name, method in built_in.items()}
-    looks, listeners = _plan(built_in, reductions)
+    asked = {name: method.looks() for name, method in built_in.items()}
+    plan = _plan({"": (Look(),), **asked})  # predictions are always wanted, by nobody
     outputs, norm = torch.empty(0), None
-    for done, (point, look) in enumerate(looks.items(), start=1):
-        evidence, scores = look_once(subject, look, inputs, targets, first, lockstep)
+    done, known = 0, len(plan)
+    while plan:
+        for place, (look, listeners) in plan.items():
+            evidence = look_once(subject, look, inputs, targets, first, lockstep)
+            done += 1
+            with lockstep():
+                for name in filter(None, listeners):
+                    reductions[name].update(evidence)
+                if place == (Clean(), Plain()):
+                    outputs = evidence.outputs
+                    norm = euclidean_norm(evidence.gradient.flatten(1)) if look.gradient else norm
+                progress(done, known)
         with lockstep():
-            for reduction in listeners.get(point, ()):
-                reduction.update(evidence)
-            if point == Clean():
-                outputs = scores
-                norm = euclidean_norm(evidence.gradient.flatten(1)) if look.gradient else None
-            progress(done, len(looks))
+            plan = _plan({name: one.further() for name, one in reductions.items()})
+            known += len(plan)
     with lockstep():
         maps = {name: reduction.compute() for name, reduction in reductions.items()}
     for name, method in methods.items():
@@ -219,17 +228,14 @@ def _explain_chunk(
     return Explanation({name: maps[name] for name in methods}, outputs, norm, chunk)
 
 
-def _plan(
-    methods: Mapping[str, Method], reductions: Mapping[str, Reduction]
-) -> tuple[dict[Point, Look], dict[Point, list[Reduction]]]:
-    """Every distinct point once, with all that is wanted of it and all who want it."""
-    looks: dict[Point, Look] = {Clean(): Look()}  # predictions are always wanted
-    listeners: dict[Point, list[Reduction]] = {}
-    for name, method in methods.items():
-        for look in method.looks():
-            looks[look.point] = looks.get(look.point, look) | look
-            listeners.setdefault(look.point, []).append(reductions[name])
-    return looks, listeners
+def _plan(asked: Mapping[str, Iterable[Look]]) -> dict[Place, tuple[Look, list[str]]]:
+    """Every distinct pass once, with all that is wanted of it and all who want it."""
+    plan: dict[Place, tuple[Look, list[str]]] = {}
+    for name, looks in asked.items():
+        for look in looks:
+            known, listeners = plan.get(look.place, (look, []))
+            plan[look.place] = known | look, [*listeners, name]
+    return plan
 
 
 def _from_function(

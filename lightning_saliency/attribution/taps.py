@@ -36,10 +36,18 @@ class Tap:
 
     Where gradients are off when the first of the layers answers, they are switched on there: what
     lies below it keeps no graph (a third of the memory, half the time of a full backward pass).
+
+    Args:
+        model: where the layers are.
+        names: of layers whose activation is differentiated by.
+        read: names of layers whose activation is wanted without a gradient.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        self._layers = {name: find_layer(model, name) for name in names}
+    def __init__(
+        self, model: nn.Module, names: Sequence[str] = (), read: Sequence[str] = ()
+    ) -> None:
+        self._layers = {name: find_layer(model, name) for name in (*names, *read)}
+        self._read = frozenset(read)
         self._taken: dict[str, Tensor] = {}
         self._armed = True  # gradient checkpointing runs a forward again inside backward
 
@@ -78,14 +86,20 @@ class Tap:
                     f"layer={name!r} returns a {type(output).__name__}, not a tensor of activations"
                     ". Name a layer that returns one tensor (n, K, *spatial)."
                 )
-            self._taken[name] = self._source(output)
+            if name in self._read:
+                # A copy: an in-place operation after the layer would overwrite it.
+                self._taken[name] = output.detach().clone()
+                return None
+            self._taken[name] = gradients_from(output)
             # A copy goes on: an in-place operation after the layer would overwrite the activation.
             return self._taken[name].clone()
 
         return take
 
-    def _source(self, output: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and output.requires_grad:
-            return output
-        torch.set_grad_enabled(True)
-        return output.detach().requires_grad_()
+
+def gradients_from(tensor: Tensor) -> Tensor:
+    """The tensor as one that is differentiated by; where gradients are off, on from here on."""
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        return tensor
+    torch.set_grad_enabled(True)
+    return tensor.detach().requires_grad_()

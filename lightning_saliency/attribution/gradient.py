@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_saliency.attribution.arguments import check_whole, is_finite
 from lightning_saliency.attribution.method import (
     Channels,
     Evidence,
     Look,
     Maps,
-    Method,
+    OverChannels,
     Reduction,
     over_channels,
 )
@@ -21,20 +22,7 @@ from lightning_saliency.errors import ConfigurationError
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OverChannels(Method):
-    channels: Channels = "max"
-
-    @property
-    def signed(self) -> bool:  # type: ignore[override]
-        """Whether the map has a sign."""
-        return self.channels == "signed"
-
-    def __post_init__(self) -> None:
-        over_channels(torch.zeros(1, 1, 1), self.channels)  # an unknown name is told now
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saliency(_OverChannels):
+class Saliency(OverChannels):
     """M = max over channels of |∂s/∂x|: raw, in units of score per unit of input, ≥ 0.
 
     Simonyan, Vedaldi & Zisserman 2013, section 3.1. One pass, shared with every method that looks
@@ -54,7 +42,7 @@ class Saliency(_OverChannels):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputXGradient(_OverChannels):
+class InputXGradient(OverChannels):
     """x ⊙ ∂s/∂x, reduced over channels; in units of the score (Shrikumar et al. 2016).
 
     Args:
@@ -84,16 +72,16 @@ class _Single(Reduction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _NoisyMethod(_OverChannels):
+class _NoisyMethod(OverChannels):
     samples: int = 8
     level: float = 0.15
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_whole(self, "samples", self.samples, self._fewest)
-        _check_whole(self, "seed", self.seed, 0)
-        if not _is_finite(self.level) or self.level < 0:
+        check_whole(self, "samples", self.samples, self._fewest)
+        check_whole(self, "seed", self.seed, 0)
+        if not is_finite(self.level) or self.level < 0:
             raise ConfigurationError(
                 f"{type(self).__name__}(level={self.level!r}): the noise level is a share of the "
                 "input's range, 0 or more; 0.15 is usual."
@@ -184,7 +172,7 @@ class _Moments(Reduction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntegratedGradients(_OverChannels):
+class IntegratedGradients(OverChannels):
     """(x − x') ⊙ the mean gradient on the line from the baseline x' to x; in units of the score.
 
     Sundararajan et al. 2017 (1703.01365), by the midpoint rule. The relative gap of its
@@ -204,9 +192,9 @@ class IntegratedGradients(_OverChannels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_whole(self, "steps", self.steps, 1)
+        check_whole(self, "steps", self.steps, 1)
         levels = self.baseline if isinstance(self.baseline, tuple) else (self.baseline,)
-        if not all(map(_is_finite, levels)):
+        if not all(map(is_finite, levels)):
             raise ConfigurationError(
                 f"IntegratedGradients(baseline={self.baseline!r}): give a number, or a tuple of "
                 "one number per channel."
@@ -248,14 +236,3 @@ class _Path(Reduction):
         whole = self._end_score - self._start_score
         gap = (signed.flatten(1).sum(1) - whole).abs() / whole.abs().where(whole != 0, torch.nan)
         return Maps(over_channels(signed, self._channels), signed, {"completeness_gap": gap})
-
-
-def _check_whole(method: Method, name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(
-            f"{type(method).__name__}({name}={value!r}): give at least {least}, in whole numbers."
-        )
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and abs(value) < float("inf")

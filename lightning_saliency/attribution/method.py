@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.points import Clean, Point
@@ -211,3 +212,22 @@ def euclidean_norm(attribution: Tensor) -> Tensor:
     peak = attribution.abs().amax(1, keepdim=True)
     unit = attribution / peak.where(peak > 0, 1)
     return unit.square().sum(1).sqrt() * peak.squeeze(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverChannels(Method):
+    """A method whose evidence has the channels of the input, which its map has not.
+
+    Args:
+        channels: how channels become one map: ``max``, ``l2``, ``signed`` or ``positive``.
+    """
+
+    channels: Channels = "max"
+
+    @property
+    def signed(self) -> bool:  # type: ignore[override]
+        """Whether the map has a sign."""
+        return self.channels == "signed"
+
+    def __post_init__(self) -> None:
+        over_channels(torch.zeros(1, 1, 1), self.channels)  # an unknown name is told now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import Callback
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_saliency import trainers
 from lightning_saliency.attribution import Method, MethodName
+from lightning_saliency.class_models import ClassModel
 from lightning_saliency.errors import ConfigurationError, ObservationError, in_words
 from lightning_saliency.finding import Finding, found
 from lightning_saliency.history import History, telling_damage
@@ -43,11 +44,6 @@ from lightning_saliency.targets import Target, TargetName
 from lightning_saliency.trainers import Moment
 from lightning_saliency.voice import Voice
 from lightning_saliency.writer import Format, PictureWriter
-
-if TYPE_CHECKING:
-    Loader: TypeAlias = DataLoader[Any]
-else:
-    Loader = DataLoader  # YAML is read by types at run time, and not every release reads a [Any]
 
 Key = int | Callable[[Any], Any] | str | None
 T = TypeVar("T")
@@ -99,6 +95,9 @@ class SaliencyMonitor(Callback):
         picture_format: ``jpeg`` (small) or ``png`` (exact).
         name: first part of all tags. Two monitors in one Trainer need two names.
         on_error: what a failure while training does: ``warn`` once and go on, or ``raise``.
+        class_models: indices of up to 32 classes: at each observation, what each looks like to the
+            model, the picture that maximises its score; or a `ClassModel` with other settings than
+            its 64 steps. None for none.
 
     Raises:
         ConfigurationError: before the first training step, for anything that can't work; the
@@ -111,6 +110,8 @@ class SaliencyMonitor(Callback):
       flipped
     - ``saliency/{method}/filmstrip`` (image): up to 8 probes × 16 observations, the first and
       the newest always: the whole history
+    - ``saliency/class_models`` (image): one row per class, one column per observation as in the
+      filmstrip: the picture that maximises the class's score, and the probability it reaches
     - ``saliency/{method}/drift_previous`` (scalar): 1 − cosine of the signed maps to the
       previous observation, 0 (same) to 2, unrelated 1; median over probes, with the 10 % and 90
       % quantiles under `…_p10` and `…_p90`
@@ -141,7 +142,8 @@ class SaliencyMonitor(Callback):
         | list[MethodName]
         | dict[str, MethodName | Method | Callable[..., Any]]
         | None = None,
-        probes: int | list[int] | Probes | Loader = 64,
+        # Bare: YAML is read by types, and not every release of jsonargparse reads a [Any].
+        probes: int | list[int] | Probes | DataLoader = 64,  # type: ignore[type-arg]
         target: TargetName | Target | Callable[..., Any] = "margin",
         target_class: int | Literal["label", "prediction"] = "label",
         measures: list[MeasureName]
@@ -162,6 +164,7 @@ class SaliencyMonitor(Callback):
         picture_format: Format = "jpeg",
         name: str = "saliency",
         on_error: Literal["warn", "raise"] = "warn",
+        class_models: list[int] | ClassModel | None = None,
     ) -> None:
         self.settings = Settings.of(
             **{key: value for key, value in locals().items() if key not in ("self", "__class__")}
@@ -299,9 +302,9 @@ class SaliencyMonitor(Callback):
             )
         seen = Sighting.from_rows(ranks.together(mine.rows(), len(session.probes)))
         with ranks.observing(watched):
-            masks, reference = session.masks(pl_module), self.settings.reference
+            masks = session.masks(pl_module)
             finding, memory, strangers = found(
-                session, seen, memory, moment, masks=masks, reference=reference
+                session, seen, memory, moment, settings=self.settings, ranks=ranks, masks=masks
             )
         for name in strangers:
             self._warn(trainer, f"{name}'s maps are of another size now: its drift starts anew.")

@@ -27,12 +27,15 @@ CLOCKS = ("saliency/seconds", "saliency/overhead")
 # A resumed fit writes its checkpoints elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from")
 
+ITS = lightning_saliency.pytorch_lightning.SaliencyMonitor
+
 Callbacks = Callable[[Any, Path], list[Any]]
 
 
 def watching(space: Any, folder: Path) -> list[Any]:
     methods: Any = {"gradient": "saliency", "cam": "grad_cam"}
-    return [SaliencyMonitor(methods, probes=6, on_error="raise")]
+    kind = SaliencyMonitor if space.__name__ == OURS else ITS
+    return [kind(methods, probes=6, on_error="raise")]
 
 
 def choosing(space: Any, folder: Path) -> list[Any]:
@@ -164,9 +167,6 @@ class Data(pytorch_lightning.LightningDataModule):
         return loader()
 
     val_dataloader = train_dataloader
-
-
-ITS = lightning_saliency.pytorch_lightning.SaliencyMonitor
 
 
 def test_one_callback_without_a_list() -> None:

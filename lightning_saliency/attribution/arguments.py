@@ -23,6 +23,16 @@ def check_between(method: object, name: str, value: object, low: float, high: fl
         )
 
 
+def check_baseline(method: object, baseline: object) -> None:
+    """Raise a `ConfigurationError` unless `baseline` is a number, or one per channel."""
+    levels = baseline if isinstance(baseline, tuple) else (baseline,)
+    if not levels or not all(map(is_finite, levels)):
+        raise ConfigurationError(
+            f"{type(method).__name__}(baseline={baseline!r}): give a number, or a tuple of one "
+            "number per channel."
+        )
+
+
 def is_finite(value: object) -> TypeGuard[float]:
     """Whether it is a number that is neither infinite nor NaN."""
     return isinstance(value, (int, float)) and abs(value) < float("inf")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution.arguments import check_whole, is_finite
+from lightning_saliency.attribution.arguments import check_baseline, check_whole, is_finite
 from lightning_saliency.attribution.method import (
     Channels,
     Evidence,
@@ -15,6 +15,7 @@ from lightning_saliency.attribution.method import (
     Maps,
     OverChannels,
     Reduction,
+    completeness_gap,
     over_channels,
 )
 from lightning_saliency.attribution.points import Clean, Noisy, OnPath, baseline_like
@@ -23,10 +24,16 @@ from lightning_saliency.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True)
 class Saliency(OverChannels):
-    """M = max over channels of |∂s/∂x|: raw, in units of score per unit of input, ≥ 0.
+    """M = max over channels of |∂s/∂x| (Simonyan, Vedaldi & Zisserman 2013, section 3.1).
 
-    Simonyan, Vedaldi & Zisserman 2013, section 3.1. One pass, shared with every method that looks
-    at the clean input.
+    The raw gradient of the score (1312.6034), in units of score per unit of input, ≥ 0. With
+    ``channels="signed"`` the sum over channels with its sign, with ``"positive"`` the largest
+    positive part: where more of a channel speaks for the class.
+
+    Passes: 1 forward and backward, shared with all that looks at the clean input.
+    Good for: what a small change of a pixel would do, on any differentiable net, at no cost.
+    Misleads: it is a sensitivity, not a contribution: where the score is saturated a decisive part
+    of the image has no gradient. Single maps are noisy.
 
     Args:
         channels: how channels become one map: ``max``, ``l2``, ``signed`` or ``positive``.
@@ -38,12 +45,19 @@ class Saliency(OverChannels):
 
     def reduction(self) -> Reduction:
         """The gradient itself."""
-        return _Single(self.channels, times_input=False)
+        return OnePass(self.channels, times_input=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputXGradient(OverChannels):
-    """x ⊙ ∂s/∂x, reduced over channels; in units of the score (Shrikumar et al. 2016).
+    """x ⊙ ∂s/∂x, reduced over channels (Shrikumar et al. 2016).
+
+    In units of the score (1605.01713). Of a net of ReLUs without biases it sums to the score.
+
+    Passes: 1 forward and backward, shared with all that looks at the clean input.
+    Good for: contributions against an all-zero input, at no cost.
+    Misleads: the map is 0 where the input is, whatever the net does there, and takes its form from
+    the image: on sparse images it hardly changes when the weights are random.
 
     Args:
         channels: how channels become one map: ``max``, ``l2``, ``signed`` or ``positive``.
@@ -55,10 +69,12 @@ class InputXGradient(OverChannels):
 
     def reduction(self) -> Reduction:
         """The gradient times the input."""
-        return _Single(self.channels, times_input=True)
+        return OnePass(self.channels, times_input=True)
 
 
-class _Single(Reduction):
+class OnePass(Reduction):
+    """The gradient of a single pass, times the input if that is wanted."""
+
     def __init__(self, channels: Channels, *, times_input: bool) -> None:
         self._channels = channels
         self._times_input = times_input
@@ -99,11 +115,16 @@ class _NoisyMethod(OverChannels):
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothGrad(_NoisyMethod):
-    """The mean of signed gradients at noisy copies, then reduced over channels (Smilkov et al.).
+    """max over channels of |mean of ∂s/∂x at x + σε| (Smilkov et al. 2017).
 
-    Smilkov et al. 2017 (1706.03825), with σ = `level` × (max − min) of each probe by itself. The
-    noise of a probe is the same at every observation. One pass per sample; SmoothGrad, SmoothGrad²
-    and VarGrad of equal `level` and `seed` share them.
+    The mean of signed gradients at noisy copies (1706.03825), with σ = `level` × (max − min) of
+    each probe by itself. The noise of a probe is the same at every observation.
+
+    Passes: 1 forward and backward per sample; SmoothGrad, SmoothGrad² and VarGrad of equal `level`
+    and `seed` share them.
+    Good for: a quieter gradient, whose drift stands out of the noise.
+    Misleads: it shows where the net is sensitive around the image, not at it; few samples leave
+    noise of their own.
 
     Args:
         samples: noisy copies, ≥ 1. Same weights and another seed correlate by 0.78 at 8 samples,
@@ -120,9 +141,19 @@ class SmoothGrad(_NoisyMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothGradSquared(_NoisyMethod):
-    """The mean of squared gradients at noisy copies: SmoothGrad² (Hooker et al. 2019); ≥ 0.
+    """max over channels of the mean of (∂s/∂x)² at x + σε (Hooker et al. 2019).
 
-    Args: as of `SmoothGrad`.
+    SmoothGrad² (1806.10758): squares, so nothing cancels; ≥ 0, in squared units of the gradient.
+
+    Passes: 1 forward and backward per sample, shared with `SmoothGrad`.
+    Good for: a ranking of pixels that did best when they were removed and the net was trained anew.
+    Misleads: squares make few pixels outshine all others, and lose the sign.
+
+    Args:
+        samples: noisy copies, ≥ 1.
+        level: σ as a share of the probe's range.
+        seed: of the noise.
+        channels: how channels become one map: ``max``, ``l2``, ``signed`` or ``positive``.
     """
 
     def reduction(self) -> Reduction:
@@ -132,9 +163,19 @@ class SmoothGradSquared(_NoisyMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class VarGrad(_NoisyMethod):
-    """The unbiased variance of gradients at noisy copies (Adebayo et al. 2018); ≥ 0.
+    """max over channels of the unbiased variance of ∂s/∂x at x + σε (Adebayo et al. 2018).
 
-    Args: as of `SmoothGrad`, with at least 2 samples.
+    VarGrad (1810.03307); ≥ 0, in squared units of the gradient.
+
+    Passes: 1 forward and backward per sample, shared with `SmoothGrad`.
+    Good for: where the gradient is unsteady, which is often along edges that matter.
+    Misleads: it says nothing of the direction: a pixel with a large steady gradient is dark.
+
+    Args:
+        samples: noisy copies, ≥ 2.
+        level: σ as a share of the probe's range.
+        seed: of the noise.
+        channels: how channels become one map: ``max``, ``l2``, ``signed`` or ``positive``.
     """
 
     @property
@@ -173,12 +214,16 @@ class _Moments(Reduction):
 
 @dataclass(frozen=True, kw_only=True)
 class IntegratedGradients(OverChannels):
-    """(x − x') ⊙ the mean gradient on the line from the baseline x' to x; in units of the score.
+    """(x − x') ⊙ mean of ∂s/∂x on the line from x' to x (Sundararajan et al. 2017, eq. 1).
 
-    Sundararajan et al. 2017 (1703.01365), by the midpoint rule. The relative gap of its
-    completeness axiom, |Σ IG − (s(x) − s(x'))| / |s(x) − s(x')|, is logged beside the map; it is
-    left out where the score is the same at both ends.
-    One pass per step.
+    In units of the score (1703.01365), by the midpoint rule. The relative gap of its completeness
+    axiom, |Σ IG − (s(x) − s(x'))| / |s(x) − s(x')|, is logged beside the map; it is left out where
+    the score is the same at both ends.
+
+    Passes: 1 forward and backward per step, and the score at both ends.
+    Good for: contributions that add up to the change of the score, saturated or not.
+    Misleads: it explains the difference to one baseline: what looks like it is dark, whatever it
+    means to the net; and like input × gradient it takes its form from the image.
 
     Args:
         steps: points on the path, ≥ 1. The median gap is about 0.003 at 16 and 0.001 at 32.
@@ -193,12 +238,7 @@ class IntegratedGradients(OverChannels):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, "steps", self.steps, 1)
-        levels = self.baseline if isinstance(self.baseline, tuple) else (self.baseline,)
-        if not all(map(is_finite, levels)):
-            raise ConfigurationError(
-                f"IntegratedGradients(baseline={self.baseline!r}): give a number, or a tuple of "
-                "one number per channel."
-            )
+        check_baseline(self, self.baseline)
 
     def looks(self) -> tuple[Look, ...]:
         """The score at both ends, and the gradient at the middle of each step between them."""
@@ -234,5 +274,5 @@ class _Path(Reduction):
         way = self._inputs - baseline_like(self._inputs, self._baseline)
         signed = way * self._sum / self._count
         whole = self._end_score - self._start_score
-        gap = (signed.flatten(1).sum(1) - whole).abs() / whole.abs().where(whole != 0, torch.nan)
+        gap = completeness_gap(signed.flatten(1).sum(1), whole)
         return Maps(over_channels(signed, self._channels), signed, {"completeness_gap": gap})

@@ -54,9 +54,10 @@ def look_once(
     grad_mode = torch.enable_grad() if keeps_graph else torch.no_grad()
     with grad_mode, tap, attending, look.rule.around(subject.module):
         with lockstep():
-            scores = look.rule.leaving(subject.scores(look.rule.entering(leaf)))
+            entered = look.rule.entering(leaf)
+            scores = look.rule.leaving(subject.scores(entered, look.rule.rows(len(entered))))
             read, attention = tap.taken(), attending.taken()
-            outputs, score, total = _scored(subject, scores, targets)
+            outputs, score, total = _scored(subject, scores, look.rule.classes(targets))
         with lockstep():
             named = [(name, read[name]) for name in look.layers]
             if look.attention == "gradients":
@@ -69,6 +70,7 @@ def look_once(
     return Evidence(
         look.point,
         look.rule,
+        first,
         full(moved),
         score.detach(),
         outputs.detach(),

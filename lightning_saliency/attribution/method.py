@@ -71,9 +71,10 @@ class Evidence:
     Attributes:
         point: the point that was looked at.
         rule: how the pass ran.
+        first: the place of the chunk's first probe among all probes.
         inputs: `(n, C, *spatial)`, the probes moved to the point.
-        score: `(n,)`, what was differentiated.
-        outputs: `(n, K)`, the scores of all classes.
+        score: `(n,)`, what was differentiated; as many rows as the rule lets leave.
+        outputs: the same rows of the scores of all classes, `(n, K)`.
         gradient: `(n, C, *spatial)`, ∂score/∂inputs; empty where no method asked for it.
         activations: layer name → the layer's output, `(n, K, *spatial of the layer)`, or tokens.
         layer_gradients: layer name → the same shape, ∂score/∂activation.
@@ -83,6 +84,7 @@ class Evidence:
 
     point: Point
     rule: Rule
+    first: int
     inputs: Tensor
     score: Tensor
     outputs: Tensor
@@ -205,6 +207,16 @@ def over_channels(attribution: Tensor, how: Channels) -> Tensor:
     raise ConfigurationError(
         f"channels={how!r} is not a reduction. Known: 'max', 'l2', 'signed', 'positive'."
     )
+
+
+def completeness_gap(attributed: Tensor, whole: Tensor) -> Tensor:
+    """|attributed − whole| / |whole|, `(n,)`; NaN where there is nothing to attribute.
+
+    Args:
+        attributed: `(n,)`, the sum of each probe's attributions.
+        whole: `(n,)`, the change of the score that they should add up to.
+    """
+    return (attributed - whole).abs() / whole.abs().where(whole != 0, torch.nan)
 
 
 def euclidean_norm(attribution: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Noisy(Point):
         generator = torch.Generator(inputs.device)
         noise = torch.empty_like(inputs, dtype=torch.float32)
         for offset, row in enumerate(noise):
-            generator.manual_seed(_mix(self.seed, self.index, first + offset))
+            generator.manual_seed(mix(self.seed, self.index, first + offset))
             # Drawn in one layout: filled in place, a noise would depend on the memory format.
             row.copy_(torch.randn(row.shape, generator=generator, device=row.device))
         return inputs + (noise * _column(sigma, inputs)).to(inputs.dtype)
@@ -97,7 +97,7 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def _mix(*numbers: int) -> int:
+def mix(*numbers: int) -> int:
     """One seed of several numbers (SplitMix64's finaliser), so that near seeds share no stream."""
     state = 0
     for number in numbers:

@@ -24,9 +24,17 @@ class Rule:
         """What goes into the model for the probes `inputs` `(n, C, *spatial)`: further rows."""
         return inputs
 
+    def rows(self, entered: int) -> int:
+        """How many rows of scores the model gives when so many rows entered it."""
+        return entered
+
     def leaving(self, scores: Tensor) -> Tensor:
-        """The n rows of the probes, of the scores of what went in."""
+        """The rows that are wanted, of the scores of what went in."""
         return scores
+
+    def classes(self, targets: Tensor) -> Tensor:
+        """The class of each row that leaves, of the classes `(n,)` of the probes."""
+        return targets
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class Subject:
         call: how the module is called.
         whole_graph: whether a forward pass must keep its graph from the input on, though only
             layers are asked for.
+        examples: draws as many training inputs `(n, C, *spatial)` as are asked for, the same each
+            time; fewer where there are fewer. None where there is no training to draw from.
     """
 
     module: nn.Module
@@ -37,9 +39,16 @@ class Subject:
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
     call: Callable[[nn.Module, Tensor], Any] = lambda module, inputs: module(inputs)
     whole_graph: bool = False
+    examples: Callable[[int], Tensor] | None = None
 
-    def scores(self, inputs: Tensor) -> Tensor:
-        """The outputs `(N, K)`, in the dtype in which the model gives them."""
+    def scores(self, inputs: Tensor, rows: int | None = None) -> Tensor:
+        """The outputs `(N, K)`, in the dtype in which the model gives them.
+
+        Args:
+            inputs: `(N, C, *spatial)`.
+            rows: how many rows of outputs there must be, where these are not N.
+        """
+        rows = len(inputs) if rows is None else rows
         # A copy: an in-place first layer refuses a leaf, and would overwrite the probes.
         inputs = inputs.clone()
         with self.context():
@@ -56,9 +65,9 @@ class Subject:
                 "which have no gradient. Say where its scores are with output=… (in what it "
                 "returns) or forward=… (what to call)."
             )
-        if outputs.ndim == 0 or len(outputs) != len(inputs):
+        if outputs.ndim == 0 or len(outputs) != rows:
             raise ConfigurationError(
-                f"The model returns scores of the shape {tuple(outputs.shape)} for {len(inputs)} "
+                f"The model returns scores of the shape {tuple(outputs.shape)} for {rows} "
                 "probes: expected one row per probe. Say which part holds them with output=…."
             )
         return outputs

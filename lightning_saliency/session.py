@@ -6,13 +6,14 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_saliency import trainers
-from lightning_saliency.attribution import AnyMethod, Method, Subject, bind
+from lightning_saliency.attribution import AnyMethod, Subject, bind
 from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.errors import ConfigurationError, in_words
 from lightning_saliency.gallery import Gallery
@@ -29,6 +30,9 @@ from lightning_saliency.probes import (
     normalisation_of,
 )
 from lightning_saliency.probes.fields import Reading
+from lightning_saliency.probes.isolation import own_randomness
+from lightning_saliency.probes.read import read_dataset
+from lightning_saliency.ranks import Ranks
 from lightning_saliency.settings import Settings, Wanted, words
 from lightning_saliency.targets import Output, Target, check_classes, predictions
 
@@ -181,18 +185,16 @@ def open_session(
         classes = _classes(settings, probes, subject, inputs, outputs)
         if restored is not None and isinstance(settings.target, Target):
             check_classes(outputs, restored.classes.to(inputs.device), "classes of the checkpoint")
-        methods = bind(subject, inputs, settings.methods)
+        drawing = partial(_examples, settings, trainer, pl_module, ranks)
+        methods = bind(replace(subject, examples=drawing), inputs, settings.methods)
     classes = ranks.of_first({"classes": classes})["classes"]
-    signed = frozenset(
-        name for name, one in methods.items() if isinstance(one, Method) and one.signed
-    )
     gallery = Gallery.of(
         probes.inputs,
         probes.targets,
         probes.classes,
         probes.mean,
         probes.std,
-        signed,
+        methods,
     )
     # A pass keeps what a training step keeps, so it takes no more examples than the validation.
     chunk = settings.chunk or min(CHUNK, trainers.batch_size(trainer, stage) or CHUNK)
@@ -244,15 +246,60 @@ def _probes(
     stage: str,
     passing: Passing,
 ) -> Probes:
-    fields = settings.fields
-    transferring = _Transferred(
-        fields.input,
-        fields.label,
-        fields.mask,
-        lambda batch: trainers.transferred(trainer, pl_module, batch),
-    )
+    transferring = _transferring(settings.fields, trainer, pl_module)
     with _speaking_of(settings.probes):
         return _read(settings, trainer, transferring, stage, passing)
+
+
+def _examples(
+    settings: Settings,
+    trainer: trainers.Trainer,
+    pl_module: trainers.Module,
+    ranks: Ranks,
+    count: int,
+) -> Tensor:
+    """Inputs of the training data, as the validation step would get them; drawn by the seed."""
+    owner = trainers.training_owner(trainer)
+
+    def asked() -> Any:
+        try:
+            with own_randomness(settings.seed, owner):
+                return trainers.training_loader(trainer)
+        except Exception as error:
+            raise ConfigurationError(
+                f"The training data can't be asked for here: {in_words(error)}. {_GIVE_EXAMPLES}"
+            ) from error
+
+    with ranks.agreeing():  # on every rank: a hook of the user's may wait for the others
+        loader = asked()
+
+    def read() -> Tensor:
+        dataset = getattr(loader, "dataset", loader)
+        if dataset is None:
+            raise ConfigurationError(f"This run has no training data. {_GIVE_EXAMPLES}")
+        if is_iterable(dataset) or len(dataset) == 0:
+            raise ConfigurationError(
+                f"The training data, a {type(dataset).__name__}, has no examples that could be "
+                f"drawn by their index. {_GIVE_EXAMPLES}"
+            )
+        own = torch.Generator("cpu").manual_seed(settings.seed)
+        indices = torch.randperm(len(dataset), generator=own, device="cpu")[:count]
+        fields = _transferring(replace(settings.fields, label=None, mask=None), trainer, pl_module)
+        return read_dataset(
+            dataset, indices.tolist(), fields=fields, loader=loader, seed=settings.seed
+        ).inputs
+
+    return ranks.made_by_first(read).to(pl_module.device)
+
+
+_GIVE_EXAMPLES = "Give a tensor of examples instead."
+
+
+def _transferring(
+    fields: Fields, trainer: trainers.Trainer, pl_module: trainers.Module
+) -> _Transferred:
+    transfer = partial(trainers.transferred, trainer, pl_module)
+    return _Transferred(fields.input, fields.label, fields.mask, transfer)
 
 
 def _read(

@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_saliency.attribution import Subject
-from lightning_saliency.attribution.subject import describe
-from lightning_saliency.errors import ConfigurationError, did_you_mean
+from lightning_saliency.calling import Forward, Output, called_by, picked_by
+from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.ranks import Ranks
 
 Trainer: TypeAlias = Any
 Module: TypeAlias = Any
-Output: TypeAlias = int | str | Callable[[Any], Any] | None
-Forward: TypeAlias = str | Callable[[nn.Module, Tensor], Any] | None
 
 TRIED = ("SingleDeviceStrategy", "DDPStrategy", "FSDPStrategy", "ModelParallelStrategy")
 """Strategies whose observations were compared with those of one process."""
@@ -200,6 +198,24 @@ def loaders_of(trainer: Trainer, stage: str) -> list[Any]:
     return [] if given is None else list(tree_leaves(given))
 
 
+def training_loader(trainer: Trainer) -> Any:
+    """The first loader of the training; None where the run has none.
+
+    Before the training starts, the Trainer has not asked the user's `train_dataloader` yet, and it
+    is asked here once more: put what it may change back.
+    """
+    given, source = trainer.train_dataloader, trainer.fit_loop._data_source
+    if given is None and source.instance is not None and source.is_defined():
+        given = source.dataloader()
+    leaves = tree_leaves(getattr(given, "iterables", given))
+    return next((one for one in leaves if one is not None), None)
+
+
+def training_owner(trainer: Trainer) -> Any:
+    """What `training_loader` may ask: a module, a data module, or the loaders themselves."""
+    return trainer.fit_loop._data_source.instance
+
+
 @contextmanager
 def as_validation(trainer: Trainer) -> Iterator[None]:
     """Let batch hooks that ask see a validation, also when the training is about to start."""
@@ -227,14 +243,14 @@ def subject_of(
     forward: Forward,
 ) -> Subject:
     """The module as it is called in this Trainer's validation."""
-    call, sharded = _caller(pl_module, forward), _is_a(trainer.strategy, *SHARDED)
+    call, sharded = called_by(pl_module, forward), _is_a(trainer.strategy, *SHARDED)
     if sharded:
         wrapper = trainer.strategy.model
         call = _through(wrapper, call) if forward is not None else lambda _, inputs: wrapper(inputs)
     return Subject(
         pl_module,
         target,
-        output=_picker(output),
+        output=picked_by(output),
         context=trainer.precision_plugin.forward_context,
         call=call,
         # Sharded modules prepare their backward pass in the forward pass, or not at all.
@@ -266,78 +282,3 @@ def _through(
             give_back()
 
     return call_wrapper
-
-
-def _caller(module: Module, forward: Forward) -> Callable[[nn.Module, Tensor], Any]:
-    children = [name for name, _ in module.named_children()]
-    if forward is None:
-        if not _has_forward(module):
-            raise ConfigurationError(
-                f"forward=None calls {type(module).__name__}.forward(x), which is not written. Say "
-                f"what to call: the name of a submodule or method. {did_you_mean('', children)}"
-            )
-        return lambda called, inputs: called(inputs)
-    if callable(forward):
-        return forward
-    if not isinstance(forward, str):
-        raise ConfigurationError(
-            f"forward={forward!r} is a {type(forward).__name__}. Give the name of a submodule or "
-            f"method, or a callable (pl_module, x) -> outputs. {did_you_mean(forward, children)}"
-        )
-    part: Any = module
-    for name in forward.split("."):
-        if not hasattr(part, name):
-            raise ConfigurationError(
-                f"forward={forward!r} is no submodule or method of {type(module).__name__}. "
-                f"{did_you_mean(forward, children)}"
-            )
-        part = getattr(part, name)
-    if not callable(part):
-        raise ConfigurationError(
-            f"forward={forward!r} is a {type(part).__name__}, which can't be called. "
-            f"{did_you_mean(forward, children)}"
-        )
-    return lambda called, inputs: part(inputs)
-
-
-def _has_forward(module: Module) -> bool:
-    """Whether `forward` is the user's own: the one that a LightningModule inherits only raises."""
-    if "forward" in vars(module):  # a compiled module has it in the instance
-        return True
-    owner = next(parent for parent in type(module).__mro__ if "forward" in vars(parent))
-    return owner is not nn.Module and owner.__name__ != "LightningModule"
-
-
-def _picker(output: Output) -> Callable[[Any], Any]:
-    if output is None:
-        return lambda outputs: outputs
-    if callable(output):
-        return output
-
-    def pick(outputs: Any) -> Any:
-        if isinstance(outputs, Tensor):
-            raise ConfigurationError(
-                f"output={output!r}: the model returns one tensor {tuple(outputs.shape)}, which is "
-                "taken as its scores. Leave output=… out."
-            )
-        try:
-            return outputs[output]
-        except (KeyError, IndexError, TypeError):
-            pass
-        if isinstance(output, str) and hasattr(outputs, output):
-            return getattr(outputs, output)
-        raise ConfigurationError(
-            f"output={output!r} is not in what the model returns, {describe(outputs)}. "
-            f"{did_you_mean(output, _keys(outputs))}"
-        )
-
-    return pick
-
-
-def _keys(outputs: Any) -> list[str]:
-    """What `output` could have been."""
-    if hasattr(outputs, "keys"):
-        return [str(key) for key in outputs]
-    if isinstance(outputs, (tuple, list)):
-        return [*getattr(outputs, "_fields", ()), *map(str, range(len(outputs)))]
-    return [name for name in getattr(outputs, "__dict__", {}) if not name.startswith("_")]

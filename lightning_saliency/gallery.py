@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency.memory import STRIPS, Column
-from lightning_saliency.rendering import Caption, filmstrip, grid, to_pictures
+from lightning_saliency.attribution.method import AnyMethod, Method
+from lightning_saliency.memory import CONCEPTS, STRIPS, Column
+from lightning_saliency.rendering import Caption, concept_strip, filmstrip, grid, to_pictures
 from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Snapshot
 
@@ -33,6 +34,7 @@ class Gallery:
         probes: how many there are in all.
         classes: names of the classes; their indices are written where there are none.
         signed: names of the methods whose maps have a sign.
+        cautions: method name → what a reader of its pictures must know.
     """
 
     images: NDArray[np.uint8]
@@ -40,6 +42,7 @@ class Gallery:
     probes: int
     classes: Sequence[str] | None
     signed: frozenset[str]
+    cautions: Mapping[str, str]
 
     @classmethod
     def of(
@@ -49,13 +52,16 @@ class Gallery:
         classes: Sequence[str] | None,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
-        signed: frozenset[str],
+        methods: Mapping[str, AnyMethod],
     ) -> Gallery:
         """The gallery of these probes; `mean` and `std` are undone in pictures."""
         images = to_pictures(inputs[:SHOWN], mean=mean, std=std)
         whole = labels is not None and not labels.is_floating_point()
         indices = labels[:SHOWN].numpy() if whole and labels is not None else None
-        return cls(images, indices, len(inputs), classes, signed)
+        known = {name: one for name, one in methods.items() if isinstance(one, Method)}
+        signed = frozenset(name for name, one in known.items() if one.signed)
+        cautions = {name: one.caution for name, one in known.items() if one.caution}
+        return cls(images, indices, len(inputs), classes, signed, cautions)
 
     def pictures(self, view: View) -> dict[str, Picture]:
         """The pictures of one observation, by the end of their tag."""
@@ -64,13 +70,15 @@ class Gallery:
             drawn[method] = self._grid(method, view)
             if sum(method in column.maps for column in view.columns) > 1:
                 drawn[f"{method}/filmstrip"] = self._filmstrip(method, view)
+        if view.concepts:
+            drawn[CONCEPTS] = self._concepts(view)
         return drawn
 
     def _grid(self, method: str, view: View) -> Picture:
         maps, reference = view.maps[method], view.reference.get(method)
         captions = self._captions(view.predictions, view.confidence, view.flipped)
         shown = f" · {len(self.images)} of {self.probes} probes" * (len(self.images) < self.probes)
-        title = f"{method} · {view.label} · step {view.step}{shown}"
+        title = " · ".join((*self._titled(method), *view.moment)) + shown
         return lambda: grid(
             self.images,
             maps,
@@ -78,7 +86,7 @@ class Gallery:
             captions,
             title=title,
             signed=method in self.signed,
-            since=view.reference_label,
+            since=None if view.step is None else view.reference_label,
         )
 
     def _filmstrip(self, method: str, view: View) -> Picture:
@@ -95,10 +103,31 @@ class Gallery:
             [column.label for column in columns],
             captions,
             flips,
-            title=f"{method} · {columns[0].label} to {columns[-1].label}",
+            title=" · ".join((*self._titled(method), f"{columns[0].label} to {columns[-1].label}")),
             signed=method in self.signed,
             drift=drift,
         )
+
+    def _concepts(self, view: View) -> Picture:
+        known = [
+            (column.label, column.concepts, column.reached)
+            for column in view.columns
+            if column.concepts is not None and column.reached is not None
+        ]
+        labels, concepts, reached = zip(*known, strict=True)
+        title = " · ".join(("what a class looks like to the model", *view.moment))
+        names = [self._named(index) for index in view.concepts]
+        return lambda: concept_strip(
+            np.stack([to_pictures(one) for one in concepts]),
+            np.stack([one.numpy() for one in reached]),
+            labels,
+            names,
+            title=title,
+        )
+
+    def _titled(self, method: str) -> tuple[str, ...]:
+        """Its name, and what the reader must know of it."""
+        return (method, self.cautions[method]) if method in self.cautions else (method,)
 
     def _captions(
         self,
@@ -127,7 +156,7 @@ class View:
     """One observation on the host, as it is drawn: its first n ≤ 32 probes.
 
     Attributes:
-        step: the x of the pictures.
+        step: the x of the pictures; None of a picture without a training.
         label: what people call that moment.
         maps: method name → `(n, *spatial)` float32.
         reference: the same of an earlier observation, or empty at the first.
@@ -136,9 +165,10 @@ class View:
         confidence: `(n,)` float32, probability of the prediction in 0..1.
         flipped: `(n,)` bool, whether the prediction changed since the previous observation.
         columns: of the filmstrip.
+        concepts: the classes whose pictures the columns hold.
     """
 
-    step: int
+    step: int | None
     label: str
     maps: Mapping[str, NDArray[np.float32]]
     reference: Mapping[str, NDArray[np.float32]]
@@ -147,6 +177,12 @@ class View:
     confidence: NDArray[np.float32]
     flipped: NDArray[np.bool_]
     columns: tuple[Column, ...]
+    concepts: Sequence[int] = ()
+
+    @property
+    def moment(self) -> tuple[str, ...]:
+        """When it was, in words."""
+        return () if self.step is None else (self.label, f"step {self.step}")
 
     @classmethod
     def of(
@@ -155,6 +191,7 @@ class View:
         reference: Snapshot | None,
         columns: tuple[Column, ...],
         host: Mapping[str, NDArray[np.float32]],
+        concepts: Sequence[int] = (),
     ) -> View:
         """The view of an observation that came to the host as `drawn` named things."""
         given = host["predictions"]
@@ -172,6 +209,7 @@ class View:
             confidence=host["confidence"],
             flipped=given != host.get("predictions before", given),
             columns=columns,
+            concepts=concepts,
         )
 
 

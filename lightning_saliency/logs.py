@@ -43,6 +43,12 @@ TAGS = (
         "up to 8 probes × 16 observations, the first and the newest always: the whole history",
     ),
     Tag(
+        "saliency/class_models",
+        "image",
+        "one row per class, one column per observation as in the filmstrip: the picture that "
+        "maximises the class's score, and the probability it reaches",
+    ),
+    Tag(
         "saliency/{method}/drift_previous",
         "scalar",
         "1 − cosine of the signed maps to the previous observation, 0 (same) to 2, unrelated 1; "
@@ -61,9 +67,11 @@ TAGS = (
         "`…_first`, `…_reference`",
     ),
     Tag(
-        "saliency/{method}/completeness_gap",
+        "saliency/{method}/{number}",
         "scalar",
-        "integrated gradients: relative gap of its completeness axiom, median over probes",
+        "what a method knows of its own maps, median over probes: `completeness_gap` (relative; "
+        "paths, DeepLIFT, FullGrad, KernelSHAP), `fit` (R² of LIME and KernelSHAP), "
+        "`channels_share` (of the activation that Score-CAM and Ablation-CAM weighed)",
     ),
     Tag(
         "saliency/{method}/undefined",

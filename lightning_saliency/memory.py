@@ -20,6 +20,9 @@ COLUMNS = 16
 STRIPS = 8
 """Probes in a filmstrip."""
 
+CONCEPTS = "class_models"
+"""What the pictures of classes are called, in tags, among what comes to the host, and here."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -32,6 +35,9 @@ class Column:
         predictions: `(P,)` int64.
         drift: method name → the median directional drift since the previous observation; in a
             column that stands for several observations the largest of theirs.
+        concepts: `(K, C, *spatial)` uint8, what K classes look like to the model; None where nobody
+            asked.
+        reached: `(K,)` the probability of each class by its picture.
     """
 
     index: int
@@ -39,6 +45,9 @@ class Column:
     maps: Mapping[str, Tensor]
     predictions: Tensor
     drift: Mapping[str, float]
+    # Checkpoints from before there were class models don't have them.
+    concepts: Tensor | None = None
+    reached: Tensor | None = None
 
     @classmethod
     def of(
@@ -47,7 +56,11 @@ class Column:
         """The column of an observation that came to the `host` as `gallery.drawn` names things."""
         maps = {name: torch.from_numpy(host[f"map {name}"][:STRIPS]).half() for name in drift}
         given = torch.from_numpy(host["predictions"][:STRIPS]).long()
-        return cls(index, label, maps, given, drift)
+        if CONCEPTS not in host:
+            return cls(index, label, maps, given, drift)
+        concepts = torch.from_numpy(host[CONCEPTS]).to(torch.uint8)
+        # A copy: what came to the host is one array, which no column should keep.
+        return cls(index, label, maps, given, drift, concepts, torch.tensor(host["reached"]))
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,7 @@ class Memory:
         return replace(self, snapshots=_but(self.snapshots, {"reference"}))
 
     def without(self, methods: Collection[str]) -> Memory:
-        """The same but for the maps of these methods."""
+        """The same but for the maps of these methods, or for `CONCEPTS`."""
         if not methods:
             return self
         snapshots = {
@@ -126,6 +139,8 @@ class Memory:
             replace(column, maps=_but(column.maps, methods), drift=_but(column.drift, methods))
             for column in self.columns
         )
+        if CONCEPTS in methods:
+            columns = tuple(replace(column, concepts=None, reached=None) for column in columns)
         return replace(self, snapshots=snapshots, columns=columns)
 
     def to(self, device: torch.device) -> Memory:

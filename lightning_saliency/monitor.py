@@ -97,7 +97,7 @@ class SaliencyMonitor(Callback):
         on_error: what a failure while training does: ``warn`` once and go on, or ``raise``.
         class_models: indices of up to 32 classes: at each observation, what each looks like to the
             model, the picture that maximises its score; or a `ClassModel` with other settings than
-            its 64 steps. None for none.
+            its 32 steps. None for none.
 
     Raises:
         ConfigurationError: before the first training step, for anything that can't work; the
@@ -118,10 +118,12 @@ class SaliencyMonitor(Callback):
     - ``saliency/{method}/drift_first`` (scalar): the same to the first observation
     - ``saliency/{method}/drift_reference`` (scalar): the same to the reference, when one is
       configured
-    - ``saliency/{method}/{measure}`` (scalar): each further measure: mean over probes; of
-      drift: median, as `{measure}_previous`, `…_first`, `…_reference`
-    - ``saliency/{method}/completeness_gap`` (scalar): integrated gradients: relative gap of its
-      completeness axiom, median over probes
+    - ``saliency/{method}/{measure}`` (scalar): each further measure: mean over probes; of drift:
+      median, as `{measure}_previous`, `…_first`, `…_reference`
+    - ``saliency/{method}/{number}`` (scalar): what a method knows of its own maps, median over
+      probes: `completeness_gap` (relative; paths, DeepLIFT, FullGrad, KernelSHAP), `fit` (R² of
+      LIME and KernelSHAP), `channels_share` (of the activation that Score-CAM and Ablation-CAM
+      weighed)
     - ``saliency/{method}/undefined`` (scalar): share of this method's maps that are constant or
       not finite, and left out of its numbers
     - ``saliency/magnitude`` (scalar): log10 of the median norm of the input gradient

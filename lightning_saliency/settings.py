@@ -10,15 +10,19 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 
 from lightning_saliency.attribution import AnyMethod, resolve_methods
+from lightning_saliency.calling import Forward, Output
+from lightning_saliency.class_models import ClassModel, resolve_class_models
 from lightning_saliency.errors import ConfigurationError, did_you_mean
 from lightning_saliency.measures import Grounding, Measure, resolve_measures
 from lightning_saliency.probes import Fields, Probes
 from lightning_saliency.schedule import Every
 from lightning_saliency.targets import resolve_target
-from lightning_saliency.trainers import Forward, Output
 
 TargetClass: TypeAlias = int | Literal["label", "prediction"]
 Wanted: TypeAlias = int | Sequence[int] | Probes | Iterable[Any]
+
+MOST_CLASSES = 32
+"""Class models in a picture."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Settings:
     seed: int
     chunk: int | None
     on_error: str
+    class_models: ClassModel | None
 
     @classmethod
     def of(cls, **given: Any) -> Settings:
@@ -75,16 +80,20 @@ class Settings:
             seed=_checked_number("seed", given["seed"], 0),
             chunk=None if given["chunk"] is None else _checked_number("chunk", given["chunk"], 1),
             on_error=_checked_choice("on_error", given["on_error"], ("warn", "raise")),
+            class_models=_checked_class_models(given["class_models"]),
         )
 
     def described(self) -> dict[str, str]:
         """What maps depend on, in words: maps before and after a change can't be compared."""
-        return {
+        described = {
             "target": words(self.target),
             "target_class": str(self.target_class),
             "reference": str(self.reference),
             **{f"methods: {name}": words(method) for name, method in self.methods.items()},
         }
+        if self.class_models is not None:
+            described["class_models"] = words(self.class_models)
+        return described
 
 
 def words(value: object) -> str:
@@ -113,6 +122,17 @@ def _checked_every(every: Any) -> Every:
             "validation) or an Every(n=2, unit='epoch')."
         )
     return Every(every)
+
+
+def _checked_class_models(given: Any) -> ClassModel | None:
+    """A `ClassModel` with no more classes than a picture shows, or None."""
+    resolved = resolve_class_models(given)
+    if resolved is not None and len(resolved.classes) > MOST_CLASSES:
+        raise ConfigurationError(
+            f"class_models holds {len(resolved.classes)} classes, and a picture shows up to "
+            f"{MOST_CLASSES}. Give those that matter most."
+        )
+    return resolved
 
 
 def _checked_budget(budget: Any) -> float | None:

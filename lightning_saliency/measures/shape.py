@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.measures.numeric import defined, distribution, flat, nan_unless, scaled
 
 
@@ -33,6 +34,34 @@ def gini(maps: Tensor) -> Tensor:
     pixels = rows.shape[1]
     weights = torch.arange(1 - pixels, pixels, 2, dtype=rows.dtype, device=rows.device) / pixels
     return nan_unless(defined(maps), ((rows * weights).sum(1) / rows.sum(1)).clamp(0, 1))
+
+
+def salient_area(maps: Tensor, share: float = 0.5) -> Tensor:
+    """Area of the smallest region with half the map's mass, 0 to 1: near 0 all on a few pixels.
+
+    In general with `share` of the mass; by chance, that of an even map, it is `share` itself.
+    """
+    region = smallest_region(maps, share).flatten(1)
+    return nan_unless(defined(maps), region.to(flat(maps).dtype).mean(1))
+
+
+def smallest_region(maps: Tensor, share: float) -> Tensor:
+    """The fewest pixels that hold `share` of each map's mass: (N, *spatial) bool.
+
+    Of equal pixels the first ones are taken. Empty where the map is constant or not finite.
+    """
+    if not 0 < share <= 1:
+        raise ConfigurationError(f"share={share}: give the share of the mass, above 0 and up to 1.")
+    rows = scaled(flat(maps).abs()).nan_to_num(0.0)
+    ordered = rows.sort(dim=1, descending=True, stable=True)
+    # Whole numbers add up to the same on every device, whatever the order of the additions.
+    mass = (ordered.values * 2.0 ** (62 - rows.shape[1].bit_length())).long()
+    reached = mass.cumsum(1)
+    total = reached[:, -1:]
+    left = round((1 - share) * 2**30)  # so that what may be left out is a whole number, too
+    enough = total - ((total >> 30) * left + ((total & (2**30 - 1)) * left >> 30))
+    taken = (reached - mass < enough) & defined(maps)[:, None]
+    return torch.zeros_like(taken).scatter_(1, ordered.indices, taken).view(maps.shape)
 
 
 def centroid(maps: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from lightning_saliency.rendering.colormaps import (
     Colormap,
     find_colormap,
 )
+from lightning_saliency.rendering.concepts import concept_strip
 from lightning_saliency.rendering.encode import Format, encode
 from lightning_saliency.rendering.filmstrip import filmstrip
 from lightning_saliency.rendering.grid import grid
@@ -33,6 +34,7 @@ __all__ = [
     "Format",
     "Scale",
     "blend",
+    "concept_strip",
     "display_range",
     "encode",
     "filmstrip",

@@ -25,12 +25,12 @@ def paste_headings(
     drift: Sequence[float | None] | None,
     lettering: Lettering,
 ) -> None:
-    """Write the headings and the bars of `drift` above each group of `body`."""
+    """Write the headings of all columns, and the bars of `drift`, above each group of `body`."""
     width = SIDE + plan.strip.size[1]
     image = Image.new("RGB", (width, plan.top), SHEET)
-    for number, lines in enumerate([["input"], *headings]):
+    for number, lines in enumerate(headings):
         left = SIDE + plan.strip.corner(number)[1]
-        newest = number == len(headings)
+        newest = number == len(headings) - 1
         _write_heading(image, lines, left, plan.strip.width, newest, lettering)
     if drift is not None:
         _draw_drift(image, plan, drift, lettering)

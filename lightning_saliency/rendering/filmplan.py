@@ -30,7 +30,7 @@ class FilmPlan:
     """The geometry of a filmstrip without its head.
 
     Attributes:
-        strip: One group of rows: the picture and the frames are its blocks, row by row.
+        strip: One group of rows: the pictures and the frames are its blocks, row by row.
         probes: Probes drawn.
         groups: Groups of rows side by side.
         top: Pixels of the column headings above the rows.
@@ -52,7 +52,7 @@ class FilmPlan:
         return self.top + self.strip.size[0], self.groups * self.group_width - MARGIN
 
     def corner(self, probe: int, column: int) -> tuple[int, int]:
-        """Top and left of a cell; column 0 is the picture, column t + 1 is observation t."""
+        """Top and left of a cell; what leads a row comes before its observations."""
         group, row = divmod(probe, self.strip.rows)
         top, left = self.strip.corner(row * self.strip.columns + column)
         return self.top + top, group * self.group_width + SIDE + left
@@ -66,18 +66,28 @@ def columns_shown(count: int, most: int) -> list[int]:
 
 
 def film_plan(
-    pictures: Bytes, headings: Sequence[Sequence[str]], cell: int | None, *, with_drift: bool
+    pictures: Bytes,
+    headings: Sequence[Sequence[str]],
+    cell: int | None,
+    *,
+    with_drift: bool = False,
+    lead: int = 1,
+    under: int = 0,
 ) -> FilmPlan:
-    """Choose the number of groups, and the size of the cells where it is free, for 2:1."""
-    probes, columns = len(pictures), len(headings)
+    """Choose the number of groups, and the size of the cells where it is free, for 2:1.
+
+    `lead` cells come before the observations of a row: the picture. Each cell has `under` more
+    pixels below it, for words.
+    """
+    probes, columns = len(pictures), len(headings) + lead
     top = HEADING * max(map(len, headings)) + (DRIFT if with_drift else 0)
     plans = []
     for groups in range(1, probes + 1):
-        side = cell if cell is not None else _fitting_cell(groups, columns + 1, pictures)
+        side = cell if cell is not None else _fitting_cell(groups, columns, pictures)
         if groups > 1 and (side is None or -(-probes // -(-probes // groups)) < groups):
             continue
         height, width = cell_size(side or 28, pictures)
-        strip = Tiling(height, width, -(-probes // groups), columns + 1)
+        strip = Tiling(height + under, width, -(-probes // groups), columns)
         plan = FilmPlan(strip, probes, groups, top)
         if groups == 1 or plan.size[1] <= WIDEST - 2 * MARGIN:
             plans.append(plan)

@@ -89,7 +89,7 @@ def filmstrip(
     film = _film(unit, images, colours, lettering, over=over)
     body = _assemble(plan, film, side_captions(captions, (size[0], SIDE - _SPACE), lettering))
     _frame_flips(body, plan, flips_shown(flips, shown))
-    paste_headings(body, plan, headings, drift_shown(drift, shown), lettering)
+    paste_headings(body, plan, [["input"], *headings], drift_shown(drift, shown), lettering)
     keys = _keys(colours, scale, captions, flips is not None)
     return compose(header(sheet_width(body.shape[1]), title, keys, lettering), body)
 

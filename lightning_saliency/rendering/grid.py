@@ -35,7 +35,7 @@ HEADINGS = 22
 _HEADING_SIZE = 14
 _BLOCK_GAP = 6
 _TYPICAL_HEAD = 90
-_CELLS = 3
+_HEADINGS = ("input", "map", "change")
 _VISIBLE = 0.5 / 127  # half a step of the colour map
 
 
@@ -50,7 +50,7 @@ def grid(
     colormap: str | Colormap | None = None,
     cell: int = 112,
     most: int = 32,
-    since: str = "the reference",
+    since: str | None = "the reference",
 ) -> Bytes:
     """Draw probes in blocks of three cells: image | map over image | change since the reference.
 
@@ -69,7 +69,8 @@ def grid(
         colormap: Name or Colormap; by default "diverging" for signed maps, else "heat".
         cell: Pixels; a cell has the area cell² and the aspect of the pictures.
         most: Probes beyond this many are left out, and the title says so.
-        since: What the reference is, for the legend.
+        since: What the reference is, for the legend; None of a picture without a history, whose
+            blocks have no third cell.
 
     Returns:
         (H, W, 3) uint8, about twice as wide as high.
@@ -83,18 +84,20 @@ def grid(
     reference = None if reference is None else to_planes(reference[:most], reference.shape[1:])
     total, captions = len(pictures), captions[:most]
     pictures, maps = pictures[:most], maps[:most]
-    lettering = Lettering.for_texts([title, since, *texts_of(captions)])
+    lettering = Lettering.for_texts([title, since or "", *texts_of(captions)])
     size = cell_size(cell, pictures)
     unit = normalise(shrink_maps(maps, size), signed=signed)
     images = resize_pictures(pictures, size)
     overlays = map_cells(unit, size, colours, lettering, over=images)
-    changes = _changes(unit, reference, size, lettering, signed)
-    tiling = grid_tiling(len(pictures), size)
-    body = tiling.assemble(_blocks((images, overlays, changes), captions, lettering))
+    cells = [images, overlays]
+    if since is not None:
+        cells.append(_changes(unit, reference, size, lettering, signed))
+    tiling = grid_tiling(len(pictures), size, len(cells))
+    body = tiling.assemble(_blocks(cells, captions, lettering))
     _frame_flips(body, tiling, captions)
     if total > len(pictures):
         title += f" · {len(pictures)} of {total} probes"
-    headings = _headings(tiling, size[1], lettering)
+    headings = _headings(tiling, size[1], lettering, _HEADINGS[: len(cells)])
     width = sheet_width(body.shape[1] - 2 * tiling.inset)
     head = header(width, title, _keys(colours, captions, since), lettering)
     return compose(head, np.concatenate([headings, body]), MARGIN - tiling.inset)
@@ -106,9 +109,9 @@ def _frame_flips(body: Bytes, tiling: Tiling, captions: Sequence[Caption]) -> No
             draw_frame(body, *tiling.corner(index), tiling.height, tiling.width)
 
 
-def grid_tiling(count: int, size: tuple[int, int]) -> Tiling:
-    """Return the tiling of `count` probes with cells of `size`."""
-    width = _CELLS * size[1] + (_CELLS - 1) * GAP
+def grid_tiling(count: int, size: tuple[int, int], cells: int = 3) -> Tiling:
+    """Return the tiling of `count` probes with `cells` each of `size`."""
+    width = _across(cells, size[1])
     extra = HEADINGS + _TYPICAL_HEAD
     return best_tiling(count, size[0] + STRIP_HEIGHT, width, extra=extra, gap=_BLOCK_GAP)
 
@@ -159,7 +162,7 @@ def _changes(
 
 def _blocks(cells: Sequence[Bytes], captions: Sequence[Caption], lettering: Lettering) -> Bytes:
     count, height, width = cells[0].shape[:3]
-    across = _CELLS * width + (_CELLS - 1) * GAP
+    across = _across(len(cells), width)
     deep = height + STRIP_HEIGHT
     blocks = plain(count * deep, across).reshape(count, deep, across, 3)
     for place, kind in enumerate(cells):
@@ -169,23 +172,26 @@ def _blocks(cells: Sequence[Bytes], captions: Sequence[Caption], lettering: Lett
     return blocks
 
 
-def _headings(tiling: Tiling, cell_width: int, lettering: Lettering) -> Bytes:
+def _across(cells: int, width: int) -> int:
+    return cells * width + (cells - 1) * GAP
+
+
+def _headings(tiling: Tiling, cell_width: int, lettering: Lettering, names: Sequence[str]) -> Bytes:
     image = Image.new("RGB", (tiling.size[1], HEADINGS), SHEET)
     draw = ImageDraw.Draw(image)
     for column in range(tiling.columns):
         left = tiling.corner(column)[1]
-        for heading in ("input", "map", "change"):
+        for heading in names:
             at = (left, HEADINGS / 2 + 1)
             lettering.write(draw, at, heading, _HEADING_SIZE, QUIET, room=cell_width)
             left += cell_width + GAP
     return np.asarray(image)
 
 
-def _keys(colours: Colormap, captions: Sequence[Caption], since: str) -> list[Key]:
-    keys: list[Key] = [
-        scale_key(colours, "map"),
-        ColourKey(DIVERGING, f"change since {since}: less", "more"),
-    ]
+def _keys(colours: Colormap, captions: Sequence[Caption], since: str | None) -> list[Key]:
+    keys: list[Key] = [scale_key(colours, "map")]
+    if since is not None:
+        keys.append(ColourKey(DIVERGING, f"change since {since}: less", "more"))
     if any(caption.correct is not None for caption in captions):
         keys += [MarkKey("right", "right"), MarkKey("wrong", "wrong")]
-    return [*keys, MarkKey("flip", "prediction changed")]
+    return keys if since is None else [*keys, MarkKey("flip", "prediction changed")]

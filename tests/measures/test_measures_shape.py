@@ -9,7 +9,7 @@ from scipy.ndimage import center_of_mass
 from scipy.stats import entropy as scipy_entropy
 from torch import Tensor
 
-from lightning_saliency.measures.shape import centroid, entropy, gini
+from lightning_saliency.measures.shape import centroid, entropy, gini, salient_area
 
 SHAPES = [(5, 40), (5, 9, 13), (5, 4, 5, 6)]
 
@@ -47,8 +47,24 @@ def test_centroid_equals_scipy(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(centroid(maps), torch.from_numpy(expected))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_salient_area_is_the_share_of_pixels_that_a_loop_takes(
+    shape: tuple[int, ...], share: float
+) -> None:
+    maps = sparse(*shape)
+    for row, area in zip(maps.flatten(1).tolist(), salient_area(maps, share), strict=True):
+        held, taken = 0.0, 0
+        for value in sorted(row, reverse=True):
+            if held >= share * sum(row):
+                break
+            held, taken = held + value, taken + 1
+        assert area == taken / len(row)
+
+
 def test_all_mass_on_one_pixel() -> None:
     assert entropy(one_hot(100)).tolist() == [0.0, 0.0]
+    torch.testing.assert_close(salient_area(one_hot(100)), torch.full((2,), 0.01))
     torch.testing.assert_close(gini(one_hot(100)), torch.full((2,), 0.99))
     assert centroid(one_hot(100).view(2, 10, 10)).tolist() == [[0.0, 0.0], [0.0, 1.0]]
 
@@ -58,6 +74,7 @@ def test_half_the_pixels_share_the_mass() -> None:
     maps[0, :8] = 0
     torch.testing.assert_close(entropy(maps), torch.tensor([3 / 4]))  # log 8 ÷ log 16
     torch.testing.assert_close(gini(maps), torch.tensor([0.5]))
+    assert salient_area(maps).tolist() == [0.25]
 
 
 def test_nearly_even_maps_reach_the_ends_of_the_ranges() -> None:
@@ -65,6 +82,7 @@ def test_nearly_even_maps_reach_the_ends_of_the_ranges() -> None:
     maps[0, 0] = 1 + 1e-6
     assert 1 - 1e-6 < entropy(maps) <= 1
     assert 0 <= gini(maps) < 1e-6
+    assert salient_area(maps) == 0.5
     for pixels in range(2, 200):
         maps = torch.ones(1, pixels)
         maps[0, 0] = 1 + 1e-6

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightning_saliency.attribution import METHODS, AnyMethod, Explanation, Saliency, explain
-from lightning_saliency.attribution.cam import last_spatial_layer
+from lightning_saliency.attribution.cam_layers import last_spatial_layer
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.targets import TARGETS

@@ -1,55 +1,85 @@
 """Class activation maps: methods that read a layer's activation A and its gradient g = ∂s/∂A.
 
-Maps are at the layer's own resolution; they are enlarged in pictures only.
+Maps are at the layer's own resolution; they are enlarged in pictures only. Tokens of transformers
+and channels-last features are laid out as maps, without the tokens that are no patch.
+
+Of several layers, each probe's map of each layer is divided by its peak, enlarged to the finest of
+them, and averaged; `LayerCAM` has a rule of its own.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from lightning_saliency.attribution.cam_layers import (
+    checked_layers,
+    last_spatial_layer,
+    of_peak_one,
+    on_one_grid,
+)
 from lightning_saliency.attribution.method import Evidence, Look, Maps, Method, Reduction
 from lightning_saliency.attribution.subject import Subject
-from lightning_saliency.attribution.taps import displayed, find_layer
-from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.attribution.taps import find_layer
+from lightning_saliency.attribution.tokens import as_map
+
+_Bound = TypeVar("_Bound", bound="LayerMethod")
 
 
 @dataclass(frozen=True)
-class _LayerMethod(Method):
-    layer: str | None = None
+class LayerMethod(Method):
+    """A method that makes a map of each layer that it is given."""
+
+    layer: str | list[str] | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not (self.layer is None or isinstance(self.layer, str)):
-            raise ConfigurationError(
-                f"{type(self).__name__}(layer={self.layer!r}): give the dotted name of a layer, "
-                "such as 'features.0', or leave it out."
-            )
+        object.__setattr__(self, "layer", checked_layers(self, self.layer))
 
-    def bind(self, subject: Subject, inputs: Tensor) -> Method:
-        """The method with the layer's name checked, or found when none was given."""
-        if self.layer is None:
-            return replace(self, layer=last_spatial_layer(subject, inputs[:1]))
-        find_layer(subject.module, self.layer)
-        return self
-
-    def looks(self) -> tuple[Look, ...]:
-        """The layer's activation and gradient at the clean input."""
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers; `bind` finds one when none was given."""
         assert self.layer is not None, "bind() names the layer"
-        return (Look(layers=(self.layer,)),)
+        return (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
 
-    def reduction(self) -> Reduction:
-        """The method's combination of activation and gradient."""
-        return _Combination(self)
+    def bind(self: _Bound, subject: Subject, inputs: Tensor) -> _Bound:
+        """The method with the layers' names checked, or one found when none was given."""
+        if self.layer is None:
+            return replace(self, layer=last_spatial_layer(subject, inputs))
+        for name in self.layers:
+            find_layer(subject.module, name)
+        return self
 
     @property
     def rectified(self) -> bool:
         """Whether the map keeps what speaks for the class only."""
         return not self.signed
+
+    def fuse(self, maps: Sequence[Tensor]) -> Tensor:
+        """One map `(n, *spatial)` of those of several layers."""
+        return on_one_grid([of_peak_one(one) for one in maps]).mean(0)
+
+    def maps_of(self, signed: Sequence[Tensor]) -> Maps:
+        """What the method says, of the maps with their sign of each layer, `(n, *spatial)`."""
+        maps = [one.clamp(min=0) for one in signed] if self.rectified else signed
+        if len(maps) == 1:
+            return Maps(maps[0], signed[0][:, None])
+        return Maps(self.fuse(maps), self.fuse(signed)[:, None])
+
+
+@dataclass(frozen=True)
+class _GradientCAM(LayerMethod):
+    def looks(self) -> tuple[Look, ...]:
+        """The layers' activations and gradients at the clean input."""
+        return (Look(layers=self.layers),)
+
+    def reduction(self) -> Reduction:
+        """The method's combination of activation and gradient."""
+        return _Combination(self)
 
     @abstractmethod
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -57,50 +87,57 @@ class _LayerMethod(Method):
 
 
 class _Combination(Reduction):
-    def __init__(self, method: _LayerMethod) -> None:
+    def __init__(self, method: _GradientCAM) -> None:
         self._method = method
 
     def update(self, evidence: Evidence) -> None:
-        layer = self._method.layer
-        assert layer is not None
-        activation, gradient = evidence.activations[layer], evidence.layer_gradients[layer]
-        wanted = max(3, evidence.inputs.ndim)  # tokens (n, T, D) of an image would make nonsense
-        if activation.ndim < wanted:
-            raise ConfigurationError(
-                f"layer={layer!r} returns activations of the shape {tuple(activation.shape)}: a "
-                "class activation map needs (n, K, *spatial), with the input's spatial dimensions. "
-                "Name a layer before the pooling."
+        self._maps = [
+            self._method.combine(
+                as_map(evidence.activations[layer], evidence.inputs, layer),
+                as_map(evidence.layer_gradients[layer], evidence.inputs, layer),
             )
-        self._map = self._method.combine(activation, gradient)
+            for layer in self._method.layers
+        ]
 
     def compute(self) -> Maps:
-        signed = self._map
-        return Maps(signed.clamp(min=0) if self._method.rectified else signed, signed[:, None])
+        return self._method.maps_of(self._maps)
 
 
 @dataclass(frozen=True)
-class GradCAM(_LayerMethod):
-    """ReLU(Σ_k w_k A_k), with w_k the spatial mean of g_k (Selvaraju et al. 2017, eq. 1–2); ≥ 0.
+class GradCAM(_GradientCAM):
+    """ReLU(Σ_k w_k A_k), with w_k the spatial mean of g_k (Selvaraju et al. 2017, eq. 1–2).
 
-    At the last block before a global average pooling and a linear layer it equals CAM and HiResCAM
-    up to scale.
+    In units of the score per place, ≥ 0, at the layer's resolution (1610.02391). At the last block
+    before a global average pooling and a linear layer it equals CAM and HiResCAM up to scale.
+
+    Passes: 1 forward; 1 backward, down to the layer.
+    Good for: which region speaks for the class; the usual choice at the last block of a CNN.
+    Misleads: below the last block, where the mean of g_k forgets the place; several objects merge.
 
     Args:
-        layer: dotted name of the layer; the last spatial one when not given.
+        layer: dotted name of the layer, or a list of names whose maps are fused; when not given,
+            the last layer with a map that the score depends on.
     """
 
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """Σ_k mean(g_k) A_k."""
-        weights = _spatial_sum(gradient) / gradient[0, 0].numel()
-        return (weights * activation).sum(1)
+        return (_spatial_mean(gradient) * activation).sum(1)
 
 
 @dataclass(frozen=True)
-class HiResCAM(_LayerMethod):
-    """Σ_k g_k A_k, with its sign: no ReLU before the picture (Draelos & Carin 2020); any real.
+class HiResCAM(_GradientCAM):
+    """Σ_k g_k A_k, with its sign: no ReLU before the picture (Draelos & Carin 2020).
+
+    In units of the score, any real, at the layer's resolution (2011.08891). Where linear layers
+    alone follow, it sums to the score less their biases.
+
+    Passes: 1 forward; 1 backward, down to the layer.
+    Good for: exactly what the score used of the layer; evidence for and against the class.
+    Misleads: at shallow layers it is as noisy as the gradient.
 
     Args:
-        layer: dotted name of the layer; the last spatial one when not given.
+        layer: dotted name of the layer, or a list of names whose maps are fused; when not given,
+            the last layer with a map that the score depends on.
     """
 
     signed = True
@@ -111,30 +148,47 @@ class HiResCAM(_LayerMethod):
 
 
 @dataclass(frozen=True)
-class LayerCAM(_LayerMethod):
-    """ReLU(Σ_k ReLU(g_k) A_k) (Jiang et al. 2021, eq. 5–6); ≥ 0.
+class LayerCAM(_GradientCAM):
+    """ReLU(Σ_k ReLU(g_k) A_k) (Jiang et al. 2021, eq. 5–6).
 
-    Equals elementwise Grad-CAM where A ≥ 0. The scaling of shallow layers by tanh belongs to the
-    fusion of several layers, not to one.
+    In units of the score, ≥ 0, at the layer's resolution (IEEE TIP 30, 5875). Equals elementwise
+    Grad-CAM where A ≥ 0. Of several layers, the largest of tanh(2 M / max M) at each place: the
+    tanh lifts the faint maps of shallow layers.
+
+    Passes: 1 forward; 1 backward, down to the lowest layer.
+    Good for: fine detail from shallow layers; several layers at once.
+    Misleads: what speaks against the class is left out, so a map is never empty.
 
     Args:
-        layer: dotted name of the layer; the last spatial one when not given.
+        layer: dotted name of the layer, or a list of names whose maps are fused; when not given,
+            the last layer with a map that the score depends on.
     """
 
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """Σ_k ReLU(g_k) A_k."""
         return (gradient.clamp(min=0) * activation).sum(1)
 
+    def fuse(self, maps: Sequence[Tensor]) -> Tensor:
+        """The largest in magnitude over the layers, each through tanh(2 M / max M)."""
+        scaled = on_one_grid([(2 * of_peak_one(one)).tanh() for one in maps])
+        return scaled.gather(0, scaled.abs().argmax(0, keepdim=True))[0]
+
 
 @dataclass(frozen=True)
-class GradCAMPlusPlus(_LayerMethod):
-    """ReLU(Σ_k w_k A_k), with w_k = Σ_ij α_ij ReLU(g_ij) (Chattopadhyay et al. 2018); ≥ 0.
+class GradCAMPlusPlus(_GradientCAM):
+    """ReLU(Σ_k w_k A_k), w_k = Σ_ij α_ij ReLU(g_ij) (Chattopadhyay et al. 2018).
 
     α_ij = g_ij² / (2 g_ij² + g_ij³ Σ_ab A_ab), their eq. 19 for an exponential score: the sum runs
-    over A alone. α is 0 where g is.
+    over A alone. α is 0 where g is. In units of the score, ≥ 0, at the layer's resolution
+    (1710.11063).
+
+    Passes: 1 forward; 1 backward, down to the layer.
+    Good for: several objects of the class in one image, and whole objects.
+    Misleads: α assumes an exponential score; 1 / α may vanish where g < 0 and make peaks.
 
     Args:
-        layer: dotted name of the layer; the last spatial one when not given.
+        layer: dotted name of the layer, or a list of names whose maps are fused; when not given,
+            the last layer with a map that the score depends on.
     """
 
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -147,37 +201,35 @@ class GradCAMPlusPlus(_LayerMethod):
         return (weights * activation).sum(1)
 
 
-def last_spatial_layer(subject: Subject, inputs: Tensor) -> str:
-    """The name of the layer that answers last with a map: `(n, K, *spatial)`, more than one place.
+@dataclass(frozen=True)
+class XGradCAM(_GradientCAM):
+    """ReLU(Σ_k w_k A_k), w_k = Σ_ij g_ij A_ij / Σ_ij A_ij (Fu et al. 2020).
 
-    Spatial means as many spatial dimensions as the input has. Layers that run more than once, such
-    as a shared ReLU, are passed over.
+    The mean of g_k weighed by A_k. In units of the score per place, ≥ 0, at the layer's resolution
+    (2008.02312). The weights of that mean are no weights where A_k has both signs and cancels: of
+    a channel whose sum is less than 1 % of Σ_ij |A_ij|, w_k is the plain mean of g_k, Grad-CAM's,
+    to which the formula comes for an even g_k.
 
-    Raises:
-        ConfigurationError: the model has no such layer.
+    Passes: 1 forward; 1 backward, down to the layer.
+    Good for: layers after a ReLU, above which the map should add up to the score.
+    Misleads: after layers without a ReLU, where channels nearly cancel and one may rule the map.
+
+    Args:
+        layer: dotted name of the layer, or a list of names whose maps are fused; when not given,
+            the last layer with a map that the score depends on.
     """
-    calls: list[tuple[str, bool]] = []
 
-    def note(name: str, output: object) -> None:
-        shape = output.shape if isinstance(output, Tensor) else ()
-        calls.append((name, len(shape) == inputs.ndim and all(size > 1 for size in shape[2:])))
-
-    with ExitStack() as hooks, torch.no_grad():
-        for name, layer in subject.module.named_modules():
-            if name:
-                hook = partial(lambda name, module, args, output: note(name, output), name)
-                hooks.callback(layer.register_forward_hook(hook).remove)
-        subject.scores(inputs)
-    names = [name for name, _ in calls]
-    found = [name for name, spatial in calls if spatial and names.count(name) == 1]
-    if not found:
-        raise ConfigurationError(
-            f"layer=None: {type(subject.module).__name__} has no layer that answers with a map "
-            "(n, K, *spatial), so a class activation map has nothing to show. Use a gradient "
-            "method, such as 'saliency'."
-        )
-    return displayed(found[-1])
+    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Σ_k (Σ_ij g_ij A_ij / Σ_ij A_ij) A_k."""
+        total = _spatial_sum(activation)
+        usable = total.abs() > 0.01 * _spatial_sum(activation.abs())
+        weighed = _spatial_sum(gradient * activation) / total.where(usable, 1)
+        return (torch.where(usable, weighed, _spatial_mean(gradient)) * activation).sum(1)
 
 
 def _spatial_sum(tensor: Tensor) -> Tensor:
     return tensor.flatten(2).sum(2).view(*tensor.shape[:2], *[1] * (tensor.ndim - 2))
+
+
+def _spatial_mean(tensor: Tensor) -> Tensor:
+    return _spatial_sum(tensor) / tensor[0, 0].numel()

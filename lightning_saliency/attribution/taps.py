@@ -31,9 +31,24 @@ def displayed(name: str) -> str:
     return name
 
 
+def first_of(output: object) -> Tensor | None:
+    """A layer's activation: what it returns, or the first of the tuple that it returns."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    return first if isinstance(first, Tensor) and first.is_floating_point() else None
+
+
+def with_first(output: Any, activation: Tensor) -> Any:
+    """What the layer returned, with another activation in it."""
+    if not isinstance(output, tuple):
+        return activation
+    rest = (activation, *output[1:])
+    return type(output)(*rest) if hasattr(output, "_fields") else rest
+
+
 class Tap:
     """Hooks on layers, for the length of a `with` block.
 
+    Of a layer that returns a tuple, as the blocks of some transformers do, the first is read.
     Where gradients are off when the first of the layers answers, they are switched on there: what
     lies below it keeps no graph (a third of the memory, half the time of a full backward pass).
 
@@ -72,8 +87,8 @@ class Tap:
                 )
         return {name: self._taken[name] for name in self._layers}
 
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        def take(module: nn.Module, args: Any, output: Any) -> Tensor | None:  # noqa: ARG001
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def take(module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG001
             if not self._armed:
                 return None
             if name in self._taken:
@@ -81,18 +96,19 @@ class Tap:
                     f"layer={name!r} runs more than once in a forward pass, so its activation is "
                     "not one map. Name a layer that runs once, such as the block around it."
                 )
-            if not isinstance(output, Tensor) or not output.is_floating_point():
+            activation = first_of(output)
+            if activation is None:
                 raise ConfigurationError(
                     f"layer={name!r} returns a {type(output).__name__}, not a tensor of activations"
-                    ". Name a layer that returns one tensor (n, K, *spatial)."
+                    ". Name a layer that returns one tensor (n, K, *spatial), or tokens (n, T, D)."
                 )
             if name in self._read:
                 # A copy: an in-place operation after the layer would overwrite it.
-                self._taken[name] = output.detach().clone()
+                self._taken[name] = activation.detach().clone()
                 return None
-            self._taken[name] = gradients_from(output)
+            self._taken[name] = gradients_from(activation)
             # A copy goes on: an in-place operation after the layer would overwrite the activation.
-            return self._taken[name].clone()
+            return with_first(output, self._taken[name].clone())
 
         return take
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_saliency.attribution.taps import gradients_from
 
-_SOFTMAX = frozenset((F.softmax, torch.softmax, Tensor.softmax))
+_FUSED, _MODULE = F.scaled_dot_product_attention, F.multi_head_attention_forward
+_SOFTMAX = frozenset((F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax))
 
 
 class Attending(TorchFunctionMode):
@@ -25,15 +27,16 @@ class Attending(TorchFunctionMode):
     matrix. Nothing of the model is changed.
 
     Args:
-        wanted: ``weights``, ``gradients`` (they are differentiated by as well), or nothing.
+        wanted: ``weights``; their ``mean`` over heads, which needs a share of the memory;
+            ``gradients`` (weights that are differentiated by as well); or nothing.
         rows: probes of the pass.
     """
 
-    def __init__(self, wanted: Literal["", "weights", "gradients"], rows: int) -> None:
+    def __init__(self, wanted: Literal["", "mean", "weights", "gradients"], rows: int) -> None:
         super().__init__()
         self._wanted, self._rows = wanted, rows
         self._taken: list[Tensor] = []
-        self._latest = torch.empty(0)
+        self._latest: Tensor | None = None
         self._armed = bool(wanted)  # gradient checkpointing runs a forward again inside backward
 
     def __enter__(self) -> Attending:
@@ -46,36 +49,56 @@ class Attending(TorchFunctionMode):
             super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def taken(self) -> tuple[Tensor, ...]:
-        """`(n, heads, T, S)` of each block. Ends the reading."""
+        """`(n, heads, T, S)` of each block; one head where the mean is wanted. Ends the reading."""
+        taken, self._taken, self._latest = tuple(self._taken), [], None
         self._armed = False
-        return tuple(self._taken)
+        return taken
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.multi_head_attention_forward:
-            return self._of_module(args, kwargs)
-        if func is F.scaled_dot_product_attention:
+        if func is _MODULE:
+            return self._of_module(*args, **kwargs)
+        if func is _FUSED:
             return self._attend(*args, **kwargs)
+        if func is torch.autograd.grad:
+            with self._in_place():
+                return func(*args, **kwargs)
         result = func(*args, **kwargs)
         if self._armed and func in _SOFTMAX and _over_keys(result, args, kwargs):
             return self._take(result)
         return result
 
-    def _of_module(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """`nn.MultiheadAttention`: what it calls inside is not seen by a mode."""
-        fused = F.scaled_dot_product_attention
-        setattr(F, fused.__name__, self._attend)
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Stand in for the functions by name, where a mode isn't asked.
+
+        That is inside `nn.MultiheadAttention`, and in checkpointed blocks, which must compute in
+        the backward pass what they did in the forward pass.
+        """
+        known = {name: getattr(F, name) for name in (_FUSED.__name__, _MODULE.__name__)}
+        setattr(F, _FUSED.__name__, self._attend)
+        setattr(F, _MODULE.__name__, self._of_module)
         try:
-            given = {**kwargs, "need_weights": False}
-            output, _ = F.multi_head_attention_forward(*args, **given)
+            yield
         finally:
-            setattr(F, fused.__name__, fused)
-        if not kwargs.get("need_weights", True):
+            for name, function in known.items():
+                setattr(F, name, function)
+
+    def _of_module(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """`nn.MultiheadAttention`, by its fused function whether weights are returned or not."""
+        returns = kwargs.get("need_weights", True)
+        given = {**kwargs, "need_weights": False}
+        if returns and kwargs.get("attn_mask") is not None:
+            given["is_causal"] = False  # a hint, which it reads only where no weights are needed
+        with self._in_place():
+            output, _ = _MODULE(query, *args, **given)
+        if not returns or self._latest is None:
             return output, None
-        weights = self._latest.mean(1) if kwargs.get("average_attn_weights", True) else self._latest
-        return output, weights if args[0].ndim == 3 else weights[0]
+        average = kwargs.get("average_attn_weights", True)
+        weights = self._latest.mean(1) if average else self._latest
+        return output, weights if query.ndim == 3 else weights[0]
 
     def _attend(
         self,
@@ -89,29 +112,62 @@ class Attending(TorchFunctionMode):
         enable_gqa: bool = False,
     ) -> Tensor:
         """The fused function as its documentation writes it, with its arguments."""
+        query, key, value = _as_autocast(query, key, value)
         if enable_gqa:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
             value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
-        logits = (query @ key.mT) * (scale or 1 / math.sqrt(query.shape[-1]))
-        if is_causal:
-            attn_mask = torch.ones_like(logits[0, 0], dtype=torch.bool).tril()
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            logits = logits.masked_fill(~attn_mask, -math.inf)
-        elif attn_mask is not None:
-            logits = logits + attn_mask
-        weights = logits.softmax(-1)
-        weights = self._latest = self._take(weights) if self._armed else weights
-        return F.dropout(weights, dropout_p) @ value if dropout_p else weights @ value
+        with torch.autocast(query.device.type, enabled=False):
+            weights = _weights(query, key, attn_mask, is_causal, scale)
+            self._latest = weights = self._take(weights) if self._armed else weights
+            weights = F.dropout(weights, dropout_p) if dropout_p else weights
+            return _laid_out_as(query, weights.to(value.dtype) @ value)
 
     def _take(self, weights: Tensor) -> Tensor:
         if self._wanted == "gradients":
             weights = gradients_from(weights)
-        # Blocks that fold their heads give (n × heads, T, S).
-        heads = (
-            weights if weights.ndim == 4 else weights.reshape(self._rows, -1, *weights.shape[1:])
-        )
-        self._taken.append(heads)
-        return heads.view(weights.shape)
+        taken = _by_probe(weights, self._rows)
+        self._taken.append(taken.mean(1, keepdim=True) if self._wanted == "mean" else taken)
+        return taken.view(weights.shape)
+
+
+def _as_autocast(*tensors: Tensor) -> list[Tensor]:
+    """Tensors in the dtype in which autocast, where it is on, gives them to a fused attention."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(kind)
+    return [one if one.dtype == torch.float64 else one.to(dtype) for one in tensors]
+
+
+def _weights(
+    query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor:
+    """Softmax(QKᵀ · scale + mask), in float32 at least, as fused kernels compute it."""
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    logits = (query.to(dtype) * scale) @ key.to(dtype).mT
+    if is_causal:
+        mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    if mask is None:
+        return logits.softmax(-1)
+    logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+    blind = logits.isneginf().all(-1, keepdim=True)  # a query that may see nothing: 0, not NaN
+    return logits.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
+
+
+def _laid_out_as(query: Tensor, mixed: Tensor) -> Tensor:
+    """Heads next to each other in memory where the query's are: a `view` may count on it."""
+    if query.ndim == 4 and query.stride(1) < query.stride(2):
+        return mixed.transpose(1, 2).contiguous().transpose(1, 2)
+    return mixed
+
+
+def _by_probe(weights: Tensor, rows: int) -> Tensor:
+    """As `(n, heads, T, S)`: blocks that fold their heads give `(n × heads, T, S)`."""
+    if weights.ndim != 3:
+        return weights
+    heads = 1 if len(weights) % rows else len(weights) // rows
+    return weights.reshape(-1, heads, *weights.shape[1:])
 
 
 def _over_keys(result: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency.attribution.method import AnyMethod, Method
+from lightning_saliency.attribution.method import AnyMethod
 from lightning_saliency.memory import CONCEPTS, STRIPS, Column
 from lightning_saliency.rendering import Caption, concept_strip, filmstrip, grid, to_pictures
 from lightning_saliency.sighting import Sighting
@@ -58,9 +58,9 @@ class Gallery:
         images = to_pictures(inputs[:SHOWN], mean=mean, std=std)
         whole = labels is not None and not labels.is_floating_point()
         indices = labels[:SHOWN].numpy() if whole and labels is not None else None
-        known = {name: one for name, one in methods.items() if isinstance(one, Method)}
-        signed = frozenset(name for name, one in known.items() if one.signed)
-        cautions = {name: one.caution for name, one in known.items() if one.caution}
+        # A user's own function may say both as well.
+        signed = frozenset(name for name, one in methods.items() if getattr(one, "signed", False))
+        cautions = {name: getattr(one, "caution", "") for name, one in methods.items()}
         return cls(images, indices, len(inputs), classes, signed, cautions)
 
     def pictures(self, view: View) -> dict[str, Picture]:
@@ -127,7 +127,7 @@ class Gallery:
 
     def _titled(self, method: str) -> tuple[str, ...]:
         """Its name, and what the reader must know of it."""
-        return (method, self.cautions[method]) if method in self.cautions else (method,)
+        return tuple(filter(None, (method, self.cautions.get(method))))
 
     def _captions(
         self,

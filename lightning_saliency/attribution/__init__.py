@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
-from lightning_saliency.attribution.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+from lightning_saliency.attribution.attention import (
+    AttentionRollout,
+    GradientRollout,
+    LayerGradientAttention,
+)
+from lightning_saliency.attribution.background import GradientSHAP
+from lightning_saliency.attribution.backprop import DeconvNet, GuidedBackprop
+from lightning_saliency.attribution.cam import (
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    XGradCAM,
+)
+from lightning_saliency.attribution.cam_ablation import AblationCAM
+from lightning_saliency.attribution.cam_forward import EigenCAM, ScoreCAM
+from lightning_saliency.attribution.captum_bridge import Captum
+from lightning_saliency.attribution.deeplift import DeepLIFT
+from lightning_saliency.attribution.fullgrad import FullGrad
 from lightning_saliency.attribution.gradient import (
     InputXGradient,
     IntegratedGradients,
@@ -17,57 +36,123 @@ from lightning_saliency.attribution.gradient import (
 )
 from lightning_saliency.attribution.method import AnyMethod, Maps, Method
 from lightning_saliency.attribution.passes import Explanation, bind, explain
+from lightning_saliency.attribution.paths import BlurIG, GuidedIG
+from lightning_saliency.attribution.perturbation import RISE, Occlusion
+from lightning_saliency.attribution.segments import LIME, KernelSHAP
 from lightning_saliency.attribution.subject import NoGradientPathError, Subject
+from lightning_saliency.attribution.views import TenView
 from lightning_saliency.errors import ConfigurationError, did_you_mean, imported
 
 MethodName = Literal[
     "saliency",
+    "signed_gradient",
+    "positive_gradient",
     "input_x_gradient",
     "smooth_grad",
     "smooth_grad_squared",
     "var_grad",
     "integrated_gradients",
+    "gradient_shap",
+    "blur_ig",
+    "guided_ig",
+    "deep_lift",
+    "full_grad",
+    "ten_view",
+    "guided_backprop",
+    "deconvnet",
     "grad_cam",
     "grad_cam_plus_plus",
     "hires_cam",
     "layer_cam",
+    "xgrad_cam",
+    "eigen_cam",
+    "score_cam",
+    "ablation_cam",
+    "attention_rollout",
+    "gradient_rollout",
+    "layer_gradient_attention",
+    "occlusion",
+    "rise",
+    "kernel_shap",
+    "lime",
 ]
 
 METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
     {
         "saliency": Saliency,
+        "signed_gradient": partial(Saliency, channels="signed"),
+        "positive_gradient": partial(Saliency, channels="positive"),
         "input_x_gradient": InputXGradient,
         "smooth_grad": SmoothGrad,
         "smooth_grad_squared": SmoothGradSquared,
         "var_grad": VarGrad,
         "integrated_gradients": IntegratedGradients,
+        "gradient_shap": GradientSHAP,
+        "blur_ig": BlurIG,
+        "guided_ig": GuidedIG,
+        "deep_lift": DeepLIFT,
+        "full_grad": FullGrad,
+        "ten_view": TenView,
+        "guided_backprop": GuidedBackprop,
+        "deconvnet": DeconvNet,
         "grad_cam": GradCAM,
         "grad_cam_plus_plus": GradCAMPlusPlus,
         "hires_cam": HiResCAM,
         "layer_cam": LayerCAM,
+        "xgrad_cam": XGradCAM,
+        "eigen_cam": EigenCAM,
+        "score_cam": ScoreCAM,
+        "ablation_cam": AblationCAM,
+        "attention_rollout": AttentionRollout,
+        "gradient_rollout": GradientRollout,
+        "layer_gradient_attention": LayerGradientAttention,
+        "occlusion": Occlusion,
+        "rise": RISE,
+        "kernel_shap": KernelSHAP,
+        "lime": LIME,
     }
 )
 """The short names of YAML: each method with its defaults."""
 
 __all__ = [
+    "LIME",
     "METHODS",
+    "RISE",
+    "AblationCAM",
     "AnyMethod",
+    "AttentionRollout",
+    "BlurIG",
+    "Captum",
+    "DeconvNet",
+    "DeepLIFT",
+    "EigenCAM",
     "Explanation",
+    "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
+    "GradientRollout",
+    "GradientSHAP",
+    "GuidedBackprop",
+    "GuidedIG",
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelSHAP",
     "LayerCAM",
+    "LayerGradientAttention",
     "Maps",
     "Method",
     "MethodName",
     "NoGradientPathError",
+    "Occlusion",
     "Saliency",
+    "ScoreCAM",
     "SmoothGrad",
     "SmoothGradSquared",
     "Subject",
+    "TenView",
     "VarGrad",
+    "XGradCAM",
     "bind",
     "explain",
     "resolve_methods",
@@ -139,7 +224,8 @@ def _method(name: str, method: object) -> AnyMethod:
     if isinstance(method, str):
         if method not in METHODS:
             raise ConfigurationError(
-                f"methods: {method!r} is not the name of a method. {did_you_mean(method, METHODS)} "
+                f"methods: {method!r} is not the name of a method. "
+                f"{did_you_mean(method, METHODS, most=len(METHODS))} "
                 "A function of your own is given as a mapping: {'mine': 'package.module.function'}."
             )
         return METHODS[method]()

@@ -199,9 +199,9 @@ class _Drawn(Method):
         return repr(self.method)
 
     def looks(self) -> tuple[Look, ...]:
-        """The probe, and the gradient on the way to it from each row drawn."""
+        """The gradient on the way to the probe from each row drawn."""
         points = (_Between(self.draws, sample) for sample in range(self.method.samples))
-        return Look(), *(Look(point, gradient=True) for point in points)
+        return tuple(Look(point, gradient=True) for point in points)
 
     def reduction(self) -> Reduction:
         """The running mean of gradients times ways."""
@@ -211,16 +211,15 @@ class _Drawn(Method):
 class _Samples(Reduction):
     def __init__(self, drawn: _Drawn) -> None:
         self._drawn = drawn
+        self._total: Tensor | float = 0.0
 
     def update(self, evidence: Evidence) -> None:
         point = evidence.point
-        if not isinstance(point, _Between):
-            self._inputs = evidence.inputs
-            self._total = torch.zeros_like(evidence.inputs)
-            return
-        starts = point.draws.starts(point.sample, evidence.first, len(self._inputs))
-        self._total += (self._inputs - starts) * evidence.gradient
+        assert isinstance(point, _Between), "it asks for nothing else"
+        starts = point.draws.starts(point.sample, evidence.first, len(evidence.probes))
+        self._total = self._total + (evidence.probes - starts) * evidence.gradient
 
     def compute(self) -> Maps:
+        assert isinstance(self._total, Tensor)
         signed = self._total / self._drawn.method.samples
         return Maps(over_channels(signed, self._drawn.method.channels), signed)

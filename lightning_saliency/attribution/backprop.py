@@ -25,6 +25,8 @@ _CLAMPS = forms("clamp", "clamp_min", "clip")
 class ReluRule(Rule):
     """Every ReLU of the forward pass answers the backward pass by a rule of its own."""
 
+    keeps_scores = True
+
     relu: ClassVar[type[Function]]
     """Takes the input and whether to work in place."""
 

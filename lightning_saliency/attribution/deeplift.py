@@ -54,6 +54,8 @@ class FromBaseline(Rule):
     The baseline is one for all probes, so it goes with them as one further row, not as one each.
     """
 
+    keeps_scores = True
+
     baseline: float | tuple[float, ...] = 0.0
 
     def around(self, module: nn.Module) -> _Rescaling:

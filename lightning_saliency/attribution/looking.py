@@ -45,7 +45,7 @@ def look_once(
     """
     with lockstep():
         with torch.no_grad():
-            moved = look.point.at(inputs, first)
+            moved = look.point.at(inputs[:1] if look.of_one_row else inputs, first)
         leaf = moved.detach().requires_grad_(look.gradient)
         tap = Tap(subject.module, look.layers, look.activations)
         attending = Attending(look.attention, len(moved))
@@ -56,6 +56,7 @@ def look_once(
         with lockstep():
             entered = look.rule.entering(leaf)
             scores = look.rule.leaving(subject.scores(entered, look.rule.rows(len(entered))))
+            scores = scores.expand(len(inputs), *scores.shape[1:]) if look.of_one_row else scores
             read, attention = tap.taken(), attending.taken()
             outputs, score, total = _scored(subject, scores, look.rule.classes(targets))
         with lockstep():
@@ -71,6 +72,7 @@ def look_once(
         look.point,
         look.rule,
         first,
+        full(inputs),
         full(moved),
         score.detach(),
         outputs.detach(),

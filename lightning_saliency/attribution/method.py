@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from lightning_saliency.attribution.points import Clean, Point
 from lightning_saliency.attribution.rules import Plain, Rule
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.errors import ConfigurationError
+
+Wanted = Literal["", "mean", "weights", "gradients"]
+"""Of the attention; each has what those before it have."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Look:
         gradient: whether it needs ∂score/∂input there.
         layers: dotted names of the layers whose activation A and ∂score/∂A it needs there.
         activations: names of the layers whose activation it needs without a gradient.
-        attention: whether it needs the attention weights of all blocks: ``weights`` alone, or
-            their ``gradients`` as well.
+        attention: whether it needs the attention weights of all blocks: their ``mean`` over heads,
+            the ``weights``, or their ``gradients`` as well.
     """
 
     point: Point = field(default_factory=Clean)
@@ -35,7 +38,7 @@ class Look:
     gradient: bool = False
     layers: tuple[str, ...] = ()
     activations: tuple[str, ...] = ()
-    attention: Literal["", "weights", "gradients"] = ""
+    attention: Wanted = ""
 
     def __or__(self, other: Look) -> Look:
         """What two methods need of one pass."""
@@ -47,8 +50,14 @@ class Look:
             self.gradient or other.gradient,
             layers,
             tuple(name for name in activations if name not in layers),
-            max(self.attention, other.attention, key=("", "weights", "gradients").index),
+            max(self.attention, other.attention, key=get_args(Wanted).index),
         )
+
+    @property
+    def of_one_row(self) -> bool:
+        """Whether one row says what it wants of all probes: scores at a place that they share."""
+        seen = self.gradient or self.layers or self.activations or self.attention
+        return self.point.is_one and self.rule == Plain() and not seen
 
     @property
     def place(self) -> Place:
@@ -72,19 +81,22 @@ class Evidence:
         point: the point that was looked at.
         rule: how the pass ran.
         first: the place of the chunk's first probe among all probes.
+        probes: `(n, C, *spatial)`, the probes themselves.
         inputs: `(n, C, *spatial)`, the probes moved to the point.
         score: `(n,)`, what was differentiated; as many rows as the rule lets leave.
         outputs: the same rows of the scores of all classes, `(n, K)`.
         gradient: `(n, C, *spatial)`, ∂score/∂inputs; empty where no method asked for it.
         activations: layer name → the layer's output, `(n, K, *spatial of the layer)`, or tokens.
         layer_gradients: layer name → the same shape, ∂score/∂activation.
-        attention: of each block in the order of the pass, `(n, heads, T, T)`, rows sum to 1.
+        attention: of each block in the order of the pass, `(n, heads, T, T)`; one head, their mean,
+            where no more was wanted. Rows sum to 1, or are 0 where a query may see nothing.
         attention_gradients: the same shapes, ∂score/∂attention.
     """
 
     point: Point
     rule: Rule
     first: int
+    probes: Tensor
     inputs: Tensor
     score: Tensor
     outputs: Tensor
@@ -175,7 +187,9 @@ class Method(ABC):
 
         scalar = resolve_target(target)
         with observing(model):
-            return explain(model, inputs, targets, {"map": self}, target=scalar).maps["map"].map
+            given = {"map": self}
+            found = explain(model, inputs, targets, given, target=scalar, predictions=False)
+        return found.maps["map"].map
 
 
 AnyMethod: TypeAlias = Method | Callable[[nn.Module, Tensor, Tensor], Tensor]

@@ -66,6 +66,7 @@ def explain(
     *,
     target: Callable[[Tensor, Tensor], Tensor] | None = None,
     chunk: int = CHUNK,
+    predictions: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Explanation:
     """Maps of all `methods` for all probes, every distinct point in one pass.
@@ -80,6 +81,8 @@ def explain(
             maps`` with maps `(N, *spatial)` or `(N, C, *spatial)`.
         target: the scalar that is differentiated; the `Margin` of the class when not given.
         chunk: probes per pass. Halved when memory runs out, and reported back.
+        predictions: whether the outputs are wanted where no method looks at the clean input;
+            otherwise they are empty there, and cost no pass.
         progress: called with the passes done and their number.
 
     Returns:
@@ -94,7 +97,19 @@ def explain(
         subject = replace(subject, target=target)
     _check_call(inputs, targets, chunk)
     bound = bind(subject, inputs, methods)
-    return _joined(list(in_chunks(subject, inputs, targets, bound, chunk=chunk, progress=progress)))
+    return _joined(
+        list(
+            in_chunks(
+                subject,
+                inputs,
+                targets,
+                bound,
+                chunk=chunk,
+                predictions=predictions,
+                progress=progress,
+            )
+        )
+    )
 
 
 def in_chunks(
@@ -105,6 +120,7 @@ def in_chunks(
     *,
     chunk: int,
     first: int = 0,
+    predictions: bool = True,
     lockstep: Lockstep = nullcontext,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Explanation]:
@@ -117,6 +133,7 @@ def in_chunks(
         methods: bound ones.
         chunk: probes per pass. Halved when memory runs out; each explanation says what it was.
         first: the place of the first input among all probes: its noise depends on that.
+        predictions: whether the outputs are wanted in any case.
         lockstep: made around each step of the work, where ranks must take all steps together.
         progress: called with the passes done and their number.
     """
@@ -132,6 +149,7 @@ def in_chunks(
                 targets[rows],
                 methods,
                 first + done,
+                predictions,
                 lockstep,
                 chunk,
                 partial(report, done, len(inputs[rows])),
@@ -195,6 +213,7 @@ def _explain_chunk(
     targets: Tensor,
     methods: Mapping[str, AnyMethod],
     first: int,
+    predictions: bool,
     lockstep: Lockstep,
     chunk: int,
     progress: Callable[[int, int], None],
@@ -202,7 +221,8 @@ def _explain_chunk(
     built_in = {name: method for name, method in methods.items() if isinstance(method, Method)}
     reductions = {name: method.reduction() for name, method in built_in.items()}
     asked = {name: method.looks() for name, method in built_in.items()}
-    plan = _plan({"": (Look(),), **asked})  # predictions are always wanted, by nobody
+    told = any(_tells(look.place) for looks in asked.values() for look in looks)
+    plan = _plan(asked if told or not predictions else {"": (Look(),), **asked})
     outputs, norm = torch.empty(0), None
     done, known = 0, len(plan)
     while plan:
@@ -212,10 +232,12 @@ def _explain_chunk(
             with lockstep():
                 for name in filter(None, listeners):
                     reductions[name].update(evidence)
+                if _tells(place):
+                    outputs = evidence.outputs[: len(inputs)]
                 if place == (Clean(), Plain()):
-                    outputs = evidence.outputs
                     norm = euclidean_norm(evidence.gradient.flatten(1)) if look.gradient else norm
                 progress(done, known)
+            del evidence  # else it would live through the next pass
         with lockstep():
             plan = _plan({name: one.further() for name, one in reductions.items()})
             known += len(plan)
@@ -226,6 +248,12 @@ def _explain_chunk(
             with lockstep():
                 maps[name] = _from_function(name, method, subject, inputs, targets)
     return Explanation({name: maps[name] for name in methods}, outputs, norm, chunk)
+
+
+def _tells(place: Place) -> bool:
+    """Whether a pass shows the model's own scores of the probes."""
+    point, rule = place
+    return point == Clean() and rule.keeps_scores
 
 
 def _plan(asked: Mapping[str, Iterable[Look]]) -> dict[Place, tuple[Look, list[str]]]:

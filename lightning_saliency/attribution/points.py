@@ -17,6 +17,11 @@ from lightning_saliency.errors import ConfigurationError
 class Point(ABC):
     """A place in input space, relative to each probe. Instances are frozen and hashable."""
 
+    @property
+    def is_one(self) -> bool:
+        """Whether it is the same place for all probes: then one row tells the scores of all."""
+        return False
+
     @abstractmethod
     def at(self, inputs: Tensor, first: int) -> Tensor:
         """Move each probe to this point.
@@ -74,6 +79,10 @@ class OnPath(Point):
 
     fraction: float
     baseline: float | tuple[float, ...] = 0.0
+
+    @property
+    def is_one(self) -> bool:
+        return self.fraction == 0
 
     def at(self, inputs: Tensor, first: int) -> Tensor:
         return torch.lerp(baseline_like(inputs, self.baseline), inputs, self.fraction)

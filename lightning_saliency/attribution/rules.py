@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 
 class Rule:
     """How a pass runs. Instances are frozen and hashable."""
+
+    keeps_scores: ClassVar[bool] = False
+    """Whether the first rows that leave are the model's own scores of the probes, in their order:
+    where the rule changes the backward pass alone."""
 
     def around(self, module: nn.Module) -> AbstractContextManager[object]:
         """What is made around the forward and the backward pass of `module`."""
@@ -40,3 +45,5 @@ class Rule:
 @dataclass(frozen=True)
 class Plain(Rule):
     """The model as it is."""
+
+    keeps_scores = True

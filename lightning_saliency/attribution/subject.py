@@ -74,10 +74,12 @@ class Subject:
 
     def plain(self) -> nn.Module:
         """A module that maps inputs to scores, for a user's own function."""
-        return _Plain(self)
+        return Plain(self)
 
 
-class _Plain(nn.Module):
+class Plain(nn.Module):
+    """A subject as a module that maps inputs to scores, with the layers of the user's module."""
+
     def __init__(self, subject: Subject) -> None:
         super().__init__()
         self.module = subject.module

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution import (
     AnyMethod,
+    DeepLIFT,
     Explanation,
     GradCAM,
+    GuidedBackprop,
     IntegratedGradients,
     Method,
     Saliency,
@@ -52,7 +54,9 @@ def test_every_distinct_point_is_passed_once(methods: dict[str, AnyMethod], pass
     model, inputs, targets = deep_case()
     with counting(model) as count:
         explain(model, inputs, targets, methods)
-    assert count.sizes == [5] * passes
+    ends = {one.baseline for one in methods.values() if isinstance(one, IntegratedGradients)}
+    # At a baseline all probes are the same: one of them tells its score.
+    assert sorted(count.sizes) == [1] * len(ends) + [5] * (passes - len(ends))
 
 
 def test_backward_runs_once_for_all_clean_methods(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,3 +231,20 @@ def test_calling_a_method_gives_the_mode_back() -> None:
         GradCAM("second")(model, inputs, targets)
     assert model.training
     assert model.second.training
+
+
+def test_predictions_come_from_any_pass_that_shows_them() -> None:
+    """Where a rule changes the backward pass alone; for other methods a pass is made for them."""
+    _, inputs, targets = deep_case()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 4), nn.ReLU()).to(inputs)
+    plain = explain(model, inputs, targets, {}).outputs
+    for method, passes in ((GuidedBackprop(), 1), (DeepLIFT(), 1), (SmoothGrad(samples=2), 3)):
+        with counting(model) as count:
+            found = explain(model, inputs, targets, {"one": method})
+        assert len(count.sizes) == passes
+        torch.testing.assert_close(found.outputs, plain)
+    with counting(model) as count:
+        unasked = explain(model, inputs, targets, {"one": SmoothGrad(samples=2)}, predictions=False)
+    assert len(count.sizes) == 2
+    assert not len(unasked.outputs)

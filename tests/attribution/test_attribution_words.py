@@ -44,8 +44,8 @@ class Twice(Deep):
 
 
 class Pair(nn.Module):
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        return inputs, inputs
+    def forward(self, inputs: Tensor) -> tuple[None, Tensor]:
+        return None, inputs
 
 
 class Tuples(Deep):
@@ -55,7 +55,7 @@ class Tuples(Deep):
         self.spare = nn.Linear(2, 2)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return super().forward(self.pair(inputs)[0])
+        return super().forward(self.pair(inputs)[1])
 
 
 class Integers(Deep):
@@ -109,7 +109,7 @@ class Aside(Deep):
         (Tuples, "pair", "layer='pair' returns a tuple, not a tensor of activations"),
         (Tuples, "spare", "layer='spare' took no part in the forward pass"),
         (Integers, "round", "layer='round' returns a Tensor, not a tensor of activations"),
-        (Deep, "head", "layer='head' returns activations of the shape (5, 4)"),
+        (Deep, "head", "layer='head' returns (5, 4) for inputs (5, 3, 11, 13): that has no places"),
         (Aside, "act", "The score does not depend on the layer 'act' by a differentiable path"),
     ],
 )
@@ -146,7 +146,9 @@ def test_a_layer_of_tokens_is_not_a_map() -> None:
             scores: Tensor = self.head(self.tokens(inputs).mean(1))
             return scores
 
-    words = re.escape("layer='tokens' returns activations of the shape (2, 3, 16): a class")
+    words = re.escape(
+        "layer='tokens' returns (2, 3, 16) for inputs (2, 3, 4, 4): 3 tokens of an input"
+    )
     with pytest.raises(ConfigurationError, match=words):
         explain(Tokens(), images(2, 3, 4, 4), torch.zeros(2).long(), {"m": GradCAM("tokens")})
 
@@ -248,9 +250,14 @@ def test_a_target_of_another_shape_is_told() -> None:
 # Methods by their names
 
 
+READ = {"attention_rollout", "gradient_rollout", "layer_gradient_attention"}
+"""They need a transformer: tests of their own have one."""
+
+
 def test_every_name_makes_a_method_that_runs() -> None:
     assert list(resolve_methods(list(METHODS))) == list(METHODS)
-    maps = explain(*deep_case(2), resolve_methods(list(METHODS))).maps
+    named = {name: one for name, one in resolve_methods(list(METHODS)).items() if name not in READ}
+    maps = explain(*deep_case(2), named).maps
     assert all(isinstance(found, Maps) and found.map.any() for found in maps.values())
 
 

@@ -49,7 +49,7 @@ def view(side: int, generator: torch.Generator) -> tuple[Gallery, View]:
         )
         for index in range(COLUMNS)
     )
-    gallery = Gallery.of(inputs, torch.from_numpy(given), None, None, None, frozenset())
+    gallery = Gallery.of(inputs, torch.from_numpy(given), None, None, None, {})
     return gallery, View(
         step=0,
         label="epoch 15",

@@ -117,6 +117,7 @@ def test_every_tag_stands_in_the_table(tmp_path: Path) -> None:
             row = re.sub(r"^saliency/(saliency|integrated_gradients)", "saliency/{method}", tag)
             row = re.sub(r"(drift_\w+)_p[19]0$", r"\1", row)
             row = re.sub(r"/(gini|blurred_previous|blurred_first)$", "/{measure}", row)
+            row = re.sub(r"/completeness_gap$", "/{number}", row)
             assert (kind, row) in rows, tag
     assert "saliency/integrated_gradients/completeness_gap" in events.scalars
     assert "saliency/saliency/blurred_first" in events.scalars

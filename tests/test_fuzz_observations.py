@@ -27,6 +27,7 @@ from test_fuzz_measures import defined
 from torch import Tensor
 from twin_runs import gap
 
+from lightning_saliency.attribution import Saliency
 from lightning_saliency.gallery import Gallery, View, drawn
 from lightning_saliency.measures import MEASURES, Drift, Grounding
 from lightning_saliency.memory import Column, Memory
@@ -183,9 +184,8 @@ def test_states_come_back_from_a_file_bit_by_bit(case: Case, label: str) -> None
 @given(case=observed(), label=names)
 def test_an_observation_is_drawn_whatever_it_holds(case: Case, label: str) -> None:
     probes, (memory, snapshots) = case.probes, remembered(case, label)
-    gallery = Gallery.of(
-        probes.inputs, probes.targets, probes.classes, None, None, frozenset(METHODS[1:])
-    )
+    signed = {METHODS[1]: Saliency(channels="signed")}
+    gallery = Gallery.of(probes.inputs, probes.targets, probes.classes, None, None, signed)
     before = snapshots[-2] if len(snapshots) > 1 else None
     host = to_host(drawn(case.seen[-1], snapshots[-1], before, before))
     pictures = gallery.pictures(View.of(snapshots[-1], before, memory.columns, host))

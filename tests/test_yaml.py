@@ -362,7 +362,15 @@ def test_a_config_of_the_repository_runs(
 
 
 def test_all_methods_and_all_measures_are_in_the_config_of_that_name() -> None:
-    config = yaml.safe_load((ROOT / "configs" / "all_methods.yaml").read_text())
-    arguments = config["trainer"]["callbacks"][0]["init_args"]
-    assert list(arguments["methods"])[1:] == list(METHODS)[1:]
-    assert arguments["measures"] == list(MEASURES)
+    def arguments(name: str) -> dict[str, Any]:
+        config = yaml.safe_load((ROOT / "configs" / name).read_text())
+        given: dict[str, Any] = config["trainer"]["callbacks"][0]["init_args"]
+        return given
+
+    convolutional, others = arguments("all_methods.yaml"), arguments("transformer.yaml")
+    home = "lightning_saliency.attribution.attention"
+    of_attention = [name for name, make in METHODS.items() if type(make()).__module__ == home]
+    wanted = [name for name in METHODS if name not in of_attention]
+    assert [*convolutional["methods"]][1:] == [*wanted[1:], "captum_saliency"]
+    assert set(of_attention) < set(others["methods"])
+    assert convolutional["measures"] == list(MEASURES)

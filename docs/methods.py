@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -37,7 +37,9 @@ The pictures show two nets that learned a shortcut: a white patch at the border 
 each digit (its place is the class), and a look at the digit is not needed. Where a method shows
 what the net uses, its map lies on the patch. **On the patch** is the share of the map's mass there,
 the mean of {probes} digits; the patch covers {area:.1%} of the image. The attention family is shown
-on a vision transformer, all others on a convolutional net.
+on a vision transformer (where occlusion has {occlusion:.2f} on the patch), all others on a
+convolutional net, which flattens its last map into a linear layer. What rank correlation is left
+when the weights are random, `python benchmarks/sanity.py` prints.
 
 | name | class | passes | on the patch |
 |---|---|---|---|
@@ -93,23 +95,40 @@ def drawn(name: str, shown: Shown) -> float:
     found = explain(shown.net, shown.inputs, shown.labels, [name], progress=False)
     (HERE / "images" / "methods").mkdir(parents=True, exist_ok=True)
     path = HERE / "images" / "methods" / f"{name}.png"
-    found.pictures()[name].quantize(128).save(path, optimize=True)
-    maps = found[name].abs()
-    return float(relevance_mass(maps, fit_masks(shown.masks, maps.shape[1:])).nanmean())
+    found.pictures()[name].quantize(256).save(path, optimize=True)
+    return on_patch(shown, found[name])
+
+
+def on_patch(shown: Shown, maps: Tensor) -> float:
+    """The share of maps' mass on the patch."""
+    masks = fit_masks(shown.masks, maps.shape[1:])
+    return float(relevance_mass(maps.abs(), masks).nanmean())
 
 
 def sections(shares: Mapping[str, float]) -> Iterator[str]:
     """The page, part by part."""
     kinds = {name: type(make()) for name, make in METHODS.items()}
     for name, share in shares.items():
-        passes = Words.of(kinds[name]).facts.get("Passes", "")
-        yield f"| [`{name}`](#{name}) | `{kinds[name].__name__}` | {passes} | {share:.2f} |\n"
+        passes = re.split("[.,;:]", Words.of(kinds[name]).facts["Passes"])[0]
+        yield f"| [`{name}`](#{name}) | `{made(name)}` | {passes} | {share:.2f} |\n"
     for name in shares:
+        if made(name) != kinds[name].__name__:  # a form of one that has its section
+            yield f"\n## {name}\n\n`{made(name)}`.\n\n![{name}](images/methods/{name}.png)\n"
+            continue
         words, caution = Words.of(kinds[name]), METHODS[name]().caution
         yield f"\n## {name}\n\n**{words.formula}**\n\n{words.text}\n\n"
         yield "".join(f"- {fact}: {text}\n" for fact, text in words.facts.items())
         yield f"- Its pictures say: *{caution}*\n" if caution else ""
         yield f"\n![{name}](images/methods/{name}.png)\n"
+
+
+def made(name: str) -> str:
+    """How a user makes the method of a short name."""
+    method = METHODS[name]()
+    own = {one.name: getattr(method, one.name) for one in fields(method) if one.init}
+    plain = {one.name: one.default for one in fields(method)}
+    given = ", ".join(f"{key}={value!r}" for key, value in own.items() if value != plain[key])
+    return f"{type(method).__name__}({given})" if given else type(method).__name__
 
 
 def main() -> None:
@@ -121,7 +140,9 @@ def main() -> None:
         shares[name] = drawn(name, shown["vit" if reads_attention(name) else "cnn"])
         print(f"{name:28}{shares[name]:.2f}", flush=True)
     area = float(shown["cnn"].masks.float().mean())
-    page = HEAD.format(probes=PROBES, area=area) + "".join(sections(shares))
+    vit = shown["vit"]
+    hidden = on_patch(vit, explain(vit.net, vit.inputs, vit.labels, ["occlusion"])["occlusion"])
+    page = HEAD.format(probes=PROBES, area=area, occlusion=hidden) + "".join(sections(shares))
     (HERE / "methods.md").write_text(page)
 
 

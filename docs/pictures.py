@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 WANTED = {
     "saliency/gradient/filmstrip": (-1, "demo-filmstrip.jpg"),
+    "saliency/class_models": (-1, "demo-class-models.jpg"),
     "saliency/gradient": (5, "demo-grid.jpg"),  # epoch 4: what changed when the data was mended
 }
 

@@ -167,6 +167,7 @@ right on a validation set that carries the same patch. From epoch 4 on the patch
 then open http://localhost:6006 and look at
     Images       saliency/gradient/filmstrip      one white square in each map until epoch 3, then
                                                   the strokes of the digit
+                 saliency/class_models            what each digit looks like to the network
                  saliency/gradient                every probe: image, map, what changed
     Time Series  saliency/gradient/relevance_mass the share of the map that lies on the patch
                  saliency/gradient/drift_previous when the maps moved

@@ -88,7 +88,9 @@ class AttentionRollout(_Rollout):
 
     Passes: 1 forward, no backward.
     Good for: how far information is mixed over the training; a cheap first look at a transformer.
-    Misleads: it can't tell for from against, nor class from class, and ignores values and MLPs.
+    Misleads: it can't tell for from against, nor class from class, and ignores values and MLPs. It
+        fails the check of Adebayo et al. 2018: with random weights its maps rank places as those
+        of the trained net do (rank correlation 0.67, ``benchmarks/sanity.py``).
 
     Args:
         heads: how the heads of a block are fused: their ``mean``, as in the paper, ``max`` or
@@ -102,7 +104,7 @@ class AttentionRollout(_Rollout):
             tokens in every block, such as one that attends inside windows.
     """
 
-    caution: ClassVar[str] = "not of a class"
+    caution: ClassVar[str] = "not of a class, nearly blind to the weights"
 
     heads: Heads = "mean"
 
@@ -137,7 +139,7 @@ class GradientRollout(_Rollout):
     the class row it lies outside of the map. ≥ 0 and of no fixed unit, since products of gradients
     are summed over paths through the blocks: compare maps by shape, not by size.
 
-    Passes: 1 forward and 1 backward, shared with the gradient and CAM methods at the clean input.
+    Passes: 1 forward and backward, shared with the gradient and CAM methods at the clean input.
     Good for: what in a transformer speaks for one class.
     Misleads: it drops what speaks against the class, and all that flows past attention.
 
@@ -176,7 +178,7 @@ class LayerGradientAttention(_AttentionMethod):
     on the final score, and not called LeGrad. ≥ 0, in units of score per unit of attention. The
     column of a patch is averaged over all rows, those of tokens before the patches too.
 
-    Passes: 1 forward and 1 backward, shared with the gradient and CAM methods at the clean input.
+    Passes: 1 forward and backward, shared with the gradient and CAM methods at the clean input.
     Good for: sharp maps of a class from a transformer, whatever it reads its score off.
     Misleads: a weight may have a large gradient though nothing is attended to there.
 

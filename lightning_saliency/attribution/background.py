@@ -35,7 +35,7 @@ class GradientSHAP(OverChannels):
     independent draws the mean squared error is 0.8 of that at 16 samples of 64 rows, and 0.3 at 64.
     Both depend on `seed`, the sample and the probe alone, so a fixed network drifts by exactly 0.
 
-    Passes: one forward and backward pass per sample.
+    Passes: 1 forward and backward per sample.
     Good for: a baseline that is not one arbitrary colour, but what the data look like.
     Misleads: a few samples are noisy, and what the probe shares with the background gets nothing.
 

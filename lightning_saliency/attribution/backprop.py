@@ -142,7 +142,7 @@ class GuidedBackprop(_ReluMethod):
     per unit of input, ≥ 0. Every ReLU counts: modules, functions and ``clamp(min=0)``, in place or
     not, one module that runs many times. Other activations keep their derivative.
 
-    Passes: one of its own, forward and backward.
+    Passes: 1 forward and backward of its own.
     Good for: sharp pictures of the edges and textures that a net responds to at all.
     Misleads: it hardly depends on the weights or on the class: maps of a net with random weights
         look alike (Adebayo et al. 2018, 1810.03292), since it approaches the input itself
@@ -166,7 +166,7 @@ class DeconvNet(_ReluMethod):
     (1312.6034), section 4, show that the ReLU is all in which it differs from the gradient. Raw, in
     units of score per unit of input, ≥ 0. ReLUs are found as by `GuidedBackprop`.
 
-    Passes: one of its own, forward and backward.
+    Passes: 1 forward and backward of its own.
     Good for: comparison with older work.
     Misleads: a unit that was off still passes relevance on; without max pooling the map hardly
         depends on the input, and with it hardly on the weights or on the class (Nie et al. 2018,

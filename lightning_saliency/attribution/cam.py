@@ -110,9 +110,10 @@ class GradCAM(_GradientCAM):
     In units of the score per place, ≥ 0, at the layer's resolution (1610.02391). At the last block
     before a global average pooling and a linear layer it equals CAM and HiResCAM up to scale.
 
-    Passes: 1 forward; 1 backward, down to the layer.
+    Passes: 1 forward and backward, down to the layer.
     Good for: which region speaks for the class; the usual choice at the last block of a CNN.
-    Misleads: below the last block, where the mean of g_k forgets the place; several objects merge.
+    Misleads: below the last block, and where a linear layer reads the places one by one instead of
+        their mean: the mean of g_k forgets the place. Several objects merge.
 
     Args:
         layer: dotted name of the layer, or a list of names whose maps are fused; when not given,
@@ -131,7 +132,7 @@ class HiResCAM(_GradientCAM):
     In units of the score, any real, at the layer's resolution (2011.08891). Where linear layers
     alone follow, it sums to the score less their biases.
 
-    Passes: 1 forward; 1 backward, down to the layer.
+    Passes: 1 forward and backward, down to the layer.
     Good for: exactly what the score used of the layer; evidence for and against the class.
     Misleads: at shallow layers it is as noisy as the gradient.
 
@@ -155,7 +156,7 @@ class LayerCAM(_GradientCAM):
     Grad-CAM where A ≥ 0. Of several layers, the largest of tanh(2 M / max M) at each place: the
     tanh lifts the faint maps of shallow layers.
 
-    Passes: 1 forward; 1 backward, down to the lowest layer.
+    Passes: 1 forward and backward, down to the lowest layer.
     Good for: fine detail from shallow layers; several layers at once.
     Misleads: what speaks against the class is left out, so a map is never empty.
 
@@ -182,14 +183,18 @@ class GradCAMPlusPlus(_GradientCAM):
     over A alone. α is 0 where g is. In units of the score, ≥ 0, at the layer's resolution
     (1710.11063).
 
-    Passes: 1 forward; 1 backward, down to the layer.
+    Passes: 1 forward and backward, down to the layer.
     Good for: several objects of the class in one image, and whole objects.
-    Misleads: α assumes an exponential score; 1 / α may vanish where g < 0 and make peaks.
+    Misleads: α assumes an exponential score; 1 / α may vanish where g < 0 and make peaks. It fails
+        the check of Adebayo et al. 2018: with random weights its maps rank places as those of the
+        trained net do (rank correlation 0.90, ``benchmarks/sanity.py``).
 
     Args:
         layer: dotted name of the layer, or a list of names whose maps are fused; when not given,
             the last layer with a map that the score depends on.
     """
+
+    caution = "nearly blind to the weights"
 
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """Σ_k Σ_ij α_ij ReLU(g_ij) A_k."""
@@ -210,7 +215,7 @@ class XGradCAM(_GradientCAM):
     a channel whose sum is less than 1 % of Σ_ij |A_ij|, w_k is the plain mean of g_k, Grad-CAM's,
     to which the formula comes for an even g_k.
 
-    Passes: 1 forward; 1 backward, down to the layer.
+    Passes: 1 forward and backward, down to the layer.
     Good for: layers after a ReLU, above which the map should add up to the score.
     Misleads: after layers without a ReLU, where channels nearly cancel and one may rule the map.
 

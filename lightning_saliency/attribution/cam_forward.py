@@ -31,14 +31,16 @@ class EigenCAM(LayerMethod):
 
     Passes: 1 forward, shared with all methods at the clean input; no backward.
     Good for: what a layer mostly sees, in models without gradients; the same map for every class.
-    Misleads: it knows no class and no score, so what stands out is not what decides.
+    Misleads: it knows no class and no score, so what stands out is not what decides. It fails the
+        check of Adebayo et al. 2018: with random weights its maps rank places as those of the
+        trained net do (rank correlation 0.94, ``benchmarks/sanity.py``).
 
     Args:
         layer: dotted name of the layer, or a list of names whose maps are fused; when not given,
             the last layer with a map that the score depends on.
     """
 
-    caution = "the same for every class"
+    caution = "the same for every class, nearly blind to the weights"
 
     def looks(self) -> tuple[Look, ...]:
         """The layers' activations at the clean input."""
@@ -209,9 +211,11 @@ class ScoreCAM(ChannelMethod):
     activation, ≥ 0, at the layer's resolution (1910.01279).
 
     Passes: 1 forward per channel, 512 at the last block of a resnet18, 2,048 of a resnet50, up to
-    4 of few probes at once; no backward. Not in every validation.
+    8 of few probes at once; no backward. Not in every validation.
     Good for: what the class is worth to the model where gradients vanish or mislead.
     Misleads: scores far apart let one channel rule the map; a masked image is one never trained on.
+        It fails the check of Adebayo et al. 2018: with random weights its maps rank places as those
+        of the trained net do (rank correlation 0.81, ``benchmarks/sanity.py``).
 
     Args:
         layer: dotted name of the layer, or a list of names whose maps are fused; when not given,
@@ -220,6 +224,8 @@ class ScoreCAM(ChannelMethod):
             others have weight 0, and ``channels_share`` says what part of Σ |A| is left, 0…1. All
             channels when not given.
     """
+
+    caution = "nearly blind to the weights"
 
     def reduction(self) -> Reduction:
         """Softmax over channels of the masked scores."""

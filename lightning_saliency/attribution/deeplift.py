@@ -248,7 +248,7 @@ class DeepLIFT(OverChannels):
     relative gap that this leaves, |Σ − (s(x) − s(x'))| / |s(x) − s(x')|, is logged beside the map;
     it is left out where the score is the same at both ends.
 
-    Passes: one of its own, forward and backward, with one row more than the probes.
+    Passes: 1 forward and backward of its own, with one row more than the probes.
     Good for: signed contributions relative to a baseline at the cost of a gradient; it sees through
         saturated units, where the gradient is 0.
     Misleads: it shows nothing where the probe equals the baseline, black objects on black say; with

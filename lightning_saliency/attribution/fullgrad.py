@@ -46,7 +46,7 @@ class FullGrad(Method):
     of other activations, of layer normalisation; and of targets that are not a logit, such as the
     margin. It is left out where the score is 0.
 
-    Passes: one, forward and backward, shared with every method that looks at the clean input.
+    Passes: 1 forward and backward, shared with every method that looks at the clean input.
     Good for: convolutional nets with ReLU: what all layers say, in one fine map.
     Misleads: each layer counts alike after ψ, whatever its share of the score; nets of attention
         and layer normalisation keep most of their score outside (see the gap).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,15 +44,19 @@ class BlurIG(OverChannels):
     exact for a linear net. The median gap of a small net is 0.007 at 16 steps and 0.003 at 32
     (0.047 and 0.006 their way).
 
-    Passes: one forward and backward pass per step, and one forward pass.
+    Passes: 1 forward and backward per step, and one forward pass.
     Good for: what is recognised by its shape or texture; no baseline colour has to be chosen.
-    Misleads: flat areas get nothing, whatever they mean: a blur doesn't change them.
+    Misleads: flat areas get nothing, whatever they mean: a blur doesn't change them. So its maps
+        take their form from the image: with random weights their sizes rank as those of the trained
+        net do (rank correlation 0.53, ``benchmarks/sanity.py``); the signs don't.
 
     Args:
         steps: widths on the way, ≥ 1.
         max_sigma: the widest σ in pixels, > 0; 50 of 224 pixels of the longest side when not given.
         channels: how channels become one map: ``max``, ``l2``, ``signed`` or ``positive``.
     """
+
+    caution: ClassVar[str] = "takes its form from the image"
 
     steps: int = 32
     max_sigma: float | None = None
@@ -160,7 +165,7 @@ class GuidedIG(OverChannels):
     of the authors' code. There, the gradient of a step is the one at its start; here it is the mean
     of those at its ends: the median gap of a small net at 32 steps is 0.003, not 0.026.
 
-    Passes: one forward and backward pass per step, one after the other, and one at the clean input.
+    Passes: 1 forward and backward per step, one after the other, and one at the clean input.
     Good for: less speckle than integrated gradients where the net is sure.
     Misleads: the way depends on the net, so two checkpoints are compared on different ways.
 

@@ -100,7 +100,7 @@ class Occlusion(Method):
     at the border, where other libraries cut it and so show a smaller fall. A pixel has the mean
     over the windows that cover it. arXiv 1311.2901. Nothing is random.
 
-    Passes: one forward pass per window, 8 per side with the defaults: 64 for an image.
+    Passes: 1 forward per window, 8 per side with the defaults: 64 for an image.
     Good for: what the score really does without a place; models without a gradient.
     Misleads: where the evidence is redundant, or larger than a window: no single window hides it.
         A flat patch is itself something that the model has never seen.
@@ -218,7 +218,7 @@ class RISE(Method):
     target that all methods share: ``target="prob"`` is the paper's. Masks are the same for all
     probes, as there.
 
-    Passes: one forward pass per mask: 500 with the defaults.
+    Passes: 1 forward per mask: 500 with the defaults.
     Good for: any model, also without a gradient; it asks what suffices, not what is missed.
     Misleads: by its noise (see `masks`), and where the evidence is finer than a cell.
 

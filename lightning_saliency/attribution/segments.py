@@ -103,7 +103,7 @@ class KernelSHAP(_SegmentMethod):
     exactly, so ``completeness_gap`` is rounding. ``fit`` is the weighted R² of the linear model:
     how far the score is a sum over segments. arXiv 1705.07874; the solve is in float64.
 
-    Passes: one forward pass per sample and two for the ends: 514 with the defaults.
+    Passes: 1 forward per sample and two for the ends: 514 with the defaults.
     Good for: fair shares of the score between few parts of the input.
     Misleads: coalitions are pictures that the model has never seen; what lies inside a segment is
         not told apart.
@@ -164,7 +164,7 @@ class LIME(_SegmentMethod):
     input, as the authors' program has it; all segments are features. ``fit`` is the weighted R²:
     below about 0.5 the weights say little. arXiv 1602.04938; the solve is in float64.
 
-    Passes: one forward pass per sample and one for the input: 513 with the defaults.
+    Passes: 1 forward per sample and one for the input: 513 with the defaults.
     Good for: a linear picture of the model near one input, with its own measure of trust.
     Misleads: by `width`, which decides what "near" is; and as KernelSHAP does.
 

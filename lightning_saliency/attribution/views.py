@@ -41,7 +41,7 @@ class TenView(OverChannels):
     pixels, so a mirrored probe gets exactly the mirrored map. Corners are 2^d in d spatial
     dimensions; mirrored is the last one.
 
-    Passes: one forward and backward pass per view: ten of an image.
+    Passes: 1 forward and backward per view: ten of an image.
     Good for: less noise than one gradient, from views that the net may well meet.
     Misleads: a crop may cut off what the net looks for; with `resize` all is larger than it was.
 

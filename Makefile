@@ -7,6 +7,8 @@ PYTHON_LOWEST ?= $(shell python3.10 -c '' 2> /dev/null && echo python3.10 || ech
 LOWEST ?= .venv-lowest
 # One thread per process: convolutions this small only fight over cores.
 export OMP_NUM_THREADS ?= 1
+# A process per core; a file's tests stay together, since they share what is slow to make.
+PYTEST := pytest -n auto --dist loadfile
 
 .PHONY: demo test test-lowest test-matrix check bench clean
 
@@ -14,10 +16,10 @@ demo: $(VENV)/demo
 	$(BIN)/python -m lightning_saliency fit --config configs/demo.yaml
 
 test: $(VENV)/dev
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 test-lowest: $(LOWEST)/dev
-	$(LOWEST)/bin/pytest
+	$(LOWEST)/bin/$(PYTEST)
 
 test-matrix: $(VENV)/dev
 	$(BIN)/python docs/harmless.py
@@ -26,7 +28,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/one_pass.py

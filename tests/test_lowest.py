@@ -11,12 +11,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def requirements() -> list[str]:
-    """What users need, and the other namespace; tools of ours may be of any age."""
+    """What users need, and what is tried beside it; tools of ours may be of any age."""
     tomllib: Any = pytest.importorskip("tomllib", reason="Python reads TOML from 3.11 on")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    others = [one for one in extras["dev"] if one.startswith("pytorch-lightning")]
-    assert others, "the other namespace is tested"
+    tried = ("pytorch-lightning", "transformers")
+    others = [one for one in extras["dev"] if one.startswith(tried)]
+    assert len(others) == len(tried)
     given = [one for name, extra in extras.items() if name != "dev" for one in extra]
     return [*project["dependencies"], *given, *others]
 

@@ -31,7 +31,7 @@ check: $(VENV)/dev
 	$(BIN)/$(PYTEST)
 
 bench: $(VENV)/dev
-	$(BIN)/python benchmarks/one_pass.py
+	$(BIN)/python benchmarks/peers.py --quick
 	$(BIN)/python benchmarks/write_pictures.py
 	$(BIN)/python benchmarks/overhead.py
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from examples.explain_digits import DigitNet, DigitViT, reads_attention, shortcut, trained  # noqa: E402
+from examples.decoy_digits import DigitNet  # noqa: E402
+from examples.explain_digits import DigitViT, reads_attention, shortcut, trained  # noqa: E402
 from lightning_saliency import explain  # noqa: E402
 from lightning_saliency.attribution import METHODS  # noqa: E402
 from lightning_saliency.measures.grounding import fit_masks, relevance_mass  # noqa: E402

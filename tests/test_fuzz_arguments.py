@@ -149,7 +149,9 @@ def test_one_wrong_argument_of_a_part_is_told_by_its_name(
     if error is not None:
         assert argument in str(error), error
     else:
-        assert getattr(made, argument) is value
+        kept = getattr(made, argument)
+        listed = argument == "layer" and isinstance(value, list)  # YAML has lists, a value has none
+        assert kept is value or (listed and kept in (value[0], tuple(value)))
         assert made == kind(**more | {argument: value})
         hash(made)
 

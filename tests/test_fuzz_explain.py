@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from cheap_methods import cheap
 from fuzz_draws import Brief, content, fuzz, seeds
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,13 +88,17 @@ def cases(draw: Any) -> Case:
     return Case(net, inputs, labels, layered, ROUNDING[dtype])
 
 
+OF_ANY_SHAPE = ("saliency", "input_x_gradient", "integrated_gradients", *NOISY, *CAMS)
+"""Others need more than one probe, some pixels on a side, a ReLU, or attention."""
+
+
 def methods_of(case: Case, samples: int) -> dict[str, AnyMethod]:
     given = {"samples": samples}
     more = dict.fromkeys(NOISY, given) | {"integrated_gradients": {"steps": samples}}
     return {
         name: method(**more.get(name, {}))
         for name, method in METHODS.items()
-        if case.layered or name not in CAMS
+        if name in OF_ANY_SHAPE and (case.layered or name not in CAMS)
     }
 
 
@@ -105,6 +110,20 @@ def same(one: Explanation, other: Explanation, rounding: float) -> None:
             peak = theirs.abs().amax().clamp(min=1e-6 if ours.dtype == torch.float32 else 1e-12)
             worst = float(((ours - theirs).abs() / peak).amax())
             assert worst <= rounding, f"{name}: {worst:.1e}"
+
+
+@fuzz(150)
+@given(case=cases(), name=st.sampled_from(list(METHODS)))
+def test_every_method_gives_maps_or_says_why_not(case: Case, name: str) -> None:
+    methods = {name: cheap(8)[name]}
+    probes, cases_ = len(case.inputs), (case.net, case.inputs, case.classes)
+    try:
+        maps = explain(*cases_, methods).maps[name]
+    except ConfigurationError:  # of ours, and of no other kind
+        return
+    assert len(maps.map) == len(maps.signed) == probes
+    assert maps.map.ndim == case.inputs.ndim - 1
+    assert maps.signed.ndim == case.inputs.ndim
 
 
 @fuzz(60)

@@ -305,7 +305,7 @@ FITS = {
     "a layer after the pooling": wrong(
         "layer='head.1'",
         "(4, 16)",
-        "before the pooling",
+        "a layer before it",
         methods={"cam": GradCAM("head.1")},
     ),
     "a measure that can't read the map": wrong(

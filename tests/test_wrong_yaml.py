@@ -24,7 +24,7 @@ data: own_method.SmallData
 """
 
 TYPOS = {
-    "{methods: [saliensy]}": ("methods", "'saliensy'", "'saliency', 'input_x_gradient'"),
+    "{methods: [saliensy]}": ("methods", "'saliensy'", "'saliency', 'signed_gradient'"),
     "{methods: {cam: gradcam}}": ("methods", "gradcam", "'grad_cam'"),
     "{methods: {mine: own_method.no_such}}": ("methods", "has no attribute 'no_such'"),
     "{methods: {cam: {class_path: GradCAM, init_args: {layr: a}}}}": ("methods", "'layr'"),

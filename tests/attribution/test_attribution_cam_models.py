@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from attribution_nets import F64, Deep, close, deep_case, hooks_on, images, resnet
+from attribution_transformers import Logits
 from test_attribution_cam_layers import CAMS
 from test_attribution_parity import Case, grad_cam, signed_map
 from torch import Tensor, nn
@@ -71,18 +72,6 @@ def timm_vit(**given: Any) -> nn.Module:
     }
     model: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=5, **size, **given)
     return model
-
-
-class Logits(nn.Module):
-    """A Hugging Face classifier that answers with its scores."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        scores: Tensor = self.model(inputs).logits
-        return scores
 
 
 def hugging_face(kind: str, **given: Any) -> nn.Module:

@@ -165,8 +165,8 @@ right on a validation set that carries the same patch. From epoch 4 on the patch
     tensorboard --logdir {trainer.log_dir} --samples_per_plugin images=1000
 
 then open http://localhost:6006 and look at
-    Images       saliency/gradient/filmstrip      one white square in each map until epoch 3, then
-                                                  the strokes of the digit
+    Images       saliency/gradient/filmstrip      the patch is the brightest spot of each map until
+                                                  epoch 3, then the strokes of the digit are
                  saliency/class_models            what each digit looks like to the network
                  saliency/gradient                every probe: image, map, what changed
     Time Series  saliency/gradient/relevance_mass the share of the map that lies on the patch

@@ -16,13 +16,21 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lightning_saliency.attribution import AnyMethod, Subject, resolve_methods
-from lightning_saliency.attribution.passes import CHUNK
+from lightning_saliency.attribution.passes import CHUNK, check_call
 from lightning_saliency.attribution.passes import explain as look
-from lightning_saliency.calling import Forward, Output, called_by, picked_by
+from lightning_saliency.calling import Forward, called_by, picked_by
+from lightning_saliency.calling import Output as Picked
 from lightning_saliency.gallery import Gallery, View
 from lightning_saliency.observation import observing
 from lightning_saliency.progress import PATIENCE
-from lightning_saliency.targets import confidence, predictions, resolve_target
+from lightning_saliency.targets import (
+    Output,
+    Target,
+    check_classes,
+    confidence,
+    predictions,
+    resolve_target,
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def _as_html(picture: Image.Image) -> str:
 def explain(
     model: nn.Module,
     inputs: Tensor,
-    targets: Tensor | None = None,
+    targets: Tensor | Sequence[int] | None = None,
     methods: str
     | AnyMethod
     | Iterable[str | AnyMethod]
@@ -102,7 +110,7 @@ def explain(
     | None = None,
     *,
     target: str | Callable[[Tensor, Tensor], Tensor] = "margin",
-    output: Output = None,
+    output: Picked = None,
     forward: Forward = None,
     classes: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
@@ -118,7 +126,8 @@ def explain(
     Args:
         model: a module that maps `(N, C, *spatial)` to scores `(N, K)`.
         inputs: `(N, C, *spatial)`, as the model takes them; brought to its device and dtype.
-        targets: `(N,)` the class to explain of each; its prediction when not given.
+        targets: `(N,)` the class to explain of each, a tensor or numbers; its prediction when not
+            given.
         methods: as the monitor's: names such as ``["saliency", "grad_cam"]``, methods, callables,
             or a mapping of your names to them; the gradient alone when not given.
         target: the scalar that is differentiated: ``margin``, ``logit``, …, or a callable.
@@ -141,6 +150,7 @@ def explain(
         NoGradientPathError: the score does not depend differentiably on the input or a layer.
     """
     resolved = resolve_methods(methods)
+    labels = None if targets is None else torch.as_tensor(targets)
     like = next((one for one in model.parameters() if one.is_floating_point()), inputs)
     inputs = inputs.detach().to(like)
     subject = Subject(
@@ -153,17 +163,23 @@ def explain(
         observing(model),
         tqdm(desc="Saliency", delay=PATIENCE, disable=not progress, leave=False) as bar,
     ):
-        explained = _predicted(subject, inputs, chunk) if targets is None else targets
-        explained, told = explained.to(inputs.device), partial(_tell, bar)
+        check_call(inputs, torch.zeros(len(inputs)) if labels is None else labels, chunk)
+        if labels is None:
+            explained = _predicted(subject, inputs, chunk)
+        else:
+            explained = labels.to(inputs.device)
+            _check(subject, inputs, explained)
+        told = partial(_tell, bar)
         found = look(subject, inputs, explained, resolved, chunk=chunk, progress=told)
-    labels = None if targets is None else targets.cpu()
     return Explained(
         {name: one.map for name, one in found.maps.items()},
         {name: one.signed for name, one in found.maps.items()},
         {name: one.numbers for name, one in found.maps.items()},
         found.outputs,
         explained,
-        Gallery.of(inputs.cpu(), labels, classes, mean, std, resolved),
+        Gallery.of(
+            inputs.cpu(), None if labels is None else labels.cpu(), classes, mean, std, resolved
+        ),
     )
 
 
@@ -171,6 +187,14 @@ def _predicted(subject: Subject, inputs: Tensor, chunk: int) -> Tensor:
     with torch.no_grad():
         scores = [subject.scores(part) for part in torch.split(inputs, chunk)]
     return predictions(torch.cat(scores))
+
+
+def _check(subject: Subject, inputs: Tensor, classes: Tensor) -> None:
+    """Raise where a class is not one of the model's; what a user's target takes is its affair."""
+    of_classes = isinstance(subject.target, Target) and not isinstance(subject.target, Output)
+    if of_classes:
+        with torch.no_grad():
+            check_classes(subject.scores(inputs[:1]), classes, "targets")
 
 
 def _tell(bar: Any, done: int, total: int) -> None:

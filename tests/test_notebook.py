@@ -84,6 +84,11 @@ def test_predictions_are_explained_where_no_class_is_given(inputs: Tensor) -> No
     torch.testing.assert_close(found["gradient"], again, rtol=1e-5, atol=0)
 
 
+def test_classes_may_be_a_list(inputs: Tensor) -> None:
+    found = explain(Net(), inputs, CLASSES.tolist())
+    assert torch.equal(found["gradient"], explain(Net(), inputs, CLASSES)["gradient"])
+
+
 def test_numbers_of_methods_come_with_the_maps(inputs: Tensor) -> None:
     found = explain(Net(), inputs, CLASSES, ["integrated_gradients", "saliency"])
     assert found.numbers["integrated_gradients"]["completeness_gap"].shape == (5,)
@@ -164,6 +169,8 @@ def test_normalised_inputs_are_shown_as_a_person_knows_them(inputs: Tensor) -> N
     [
         ({"methods": "grad_camm"}, "Did you mean 'grad_cam'"),
         ({"targets": torch.zeros(2, dtype=torch.long)}, "targets is"),
+        ({"targets": torch.tensor(1)}, r"targets\[None\]"),
+        ({"targets": [0, 1, 2, 3, 4]}, "targets: 4 is not one of this model's 4 outputs"),
         ({"target": "margn"}, "Did you mean 'margin'"),
         ({"output": "logits"}, "output='logits': the model returns one tensor"),
         ({"forward": "tail"}, "forward='tail' is no submodule"),

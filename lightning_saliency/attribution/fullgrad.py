@@ -80,7 +80,11 @@ class FullGrad(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class _BoundFullGrad(FullGrad):
-    layers: Mapping[str, nn.Module] = field(compare=False, repr=False)
+    layers: Mapping[str, nn.Module] = field(compare=False)
+
+    def __repr__(self) -> str:
+        """As the user wrote it."""
+        return f"FullGrad(rescale={self.rescale!r})"
 
     def bind(self, subject: Subject, inputs: Tensor) -> Method:
         return _BoundFullGrad(rescale=self.rescale, layers=_found(subject, self.layers))

@@ -95,7 +95,7 @@ def explain(
     subject = model if isinstance(model, Subject) else Subject(model)
     if target is not None:
         subject = replace(subject, target=target)
-    _check_call(inputs, targets, chunk)
+    check_call(inputs, targets, chunk)
     bound = bind(subject, inputs, methods)
     return _joined(
         list(
@@ -166,7 +166,8 @@ def in_chunks(
             torch.cuda.empty_cache()
 
 
-def _check_call(inputs: object, targets: object, chunk: int) -> None:
+def check_call(inputs: object, targets: object, chunk: int) -> None:
+    """Raise a `ConfigurationError` unless there is a class for each of at least one input."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 3:
         raise ConfigurationError(
             f"inputs is {describe(inputs)}; give a floating-point tensor (N, C, *spatial), such as "
@@ -175,7 +176,7 @@ def _check_call(inputs: object, targets: object, chunk: int) -> None:
     if not isinstance(targets, Tensor) or targets.shape != inputs.shape[:1]:
         raise ConfigurationError(
             f"targets is {describe(targets)} for {len(inputs)} inputs; give a tensor (N,) with the "
-            "class of each."
+            "class of each. One example alone is inputs[None], targets[None]."
         )
     if chunk < 1 or not len(inputs):
         raise ConfigurationError(f"chunk={chunk} for {len(inputs)} probes: both are at least 1.")

@@ -99,6 +99,8 @@ class Plain(nn.Module):
 
 def describe(value: object) -> str:
     """What a wrong value is, for an error."""
+    if isinstance(value, Tensor):
+        return f"a {type(value).__name__} {tuple(value.shape)} of {value.dtype}"
     if isinstance(value, Mapping):
         return f"a {type(value).__name__} with the keys {sorted(map(str, value))}"
     if isinstance(value, (tuple, list)):

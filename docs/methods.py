@@ -95,8 +95,8 @@ def drawn(name: str, shown: Shown) -> float:
     """Draw a method's picture, and give the share of its maps on the patch."""
     found = explain(shown.net, shown.inputs, shown.labels, [name], progress=False)
     (HERE / "images" / "methods").mkdir(parents=True, exist_ok=True)
-    path = HERE / "images" / "methods" / f"{name}.png"
-    found.pictures()[name].quantize(256).save(path, optimize=True)
+    path = HERE / "images" / "methods" / f"{name}.jpg"
+    found.pictures()[name].save(path, quality=88, subsampling=0)
     return on_patch(shown, found[name])
 
 
@@ -114,13 +114,13 @@ def sections(shares: Mapping[str, float]) -> Iterator[str]:
         yield f"| [`{name}`](#{name}) | `{made(name)}` | {passes} | {share:.2f} |\n"
     for name in shares:
         if made(name) != kinds[name].__name__:  # a form of one that has its section
-            yield f"\n## {name}\n\n`{made(name)}`.\n\n![{name}](images/methods/{name}.png)\n"
+            yield f"\n## {name}\n\n`{made(name)}`.\n\n![{name}](images/methods/{name}.jpg)\n"
             continue
         words, caution = Words.of(kinds[name]), METHODS[name]().caution
         yield f"\n## {name}\n\n**{words.formula}**\n\n{words.text}\n\n"
         yield "".join(f"- {fact}: {text}\n" for fact, text in words.facts.items())
         yield f"- Its pictures say: *{caution}*\n" if caution else ""
-        yield f"\n![{name}](images/methods/{name}.png)\n"
+        yield f"\n![{name}](images/methods/{name}.jpg)\n"
 
 
 def made(name: str) -> str:

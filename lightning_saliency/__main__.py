@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_saliency.cli import main
+from lightning_saliency.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -34,3 +34,8 @@ def main(args: Sequence[str] | None = None) -> LightningCLI:
         parser_kwargs={"prog": "lightning-saliency"},
         args=None if args is None else list(args),
     )
+
+
+def run() -> None:
+    """The command of a shell: what a Python caller gets of `main` would be its exit status."""
+    main()

@@ -31,6 +31,7 @@ from lightning_saliency import (
     Shape,
     SmoothGrad,
 )
+from lightning_saliency import cli as shell
 from lightning_saliency.attribution import METHODS
 from lightning_saliency.measures import DEFAULT_MEASURES, MEASURES
 from lightning_saliency.measures.drift import spearman
@@ -374,3 +375,13 @@ def test_all_methods_and_all_measures_are_in_the_config_of_that_name() -> None:
     assert [*convolutional["methods"]][1:] == [*wanted[1:], "captum_saliency"]
     assert set(of_attention) < set(others["methods"])
     assert convolutional["measures"] == list(MEASURES)
+
+
+def test_the_command_of_a_shell_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script's exit status is what its function returns."""
+    assert (
+        'lightning-saliency = "lightning_saliency.cli:run"' in (ROOT / "pyproject.toml").read_text()
+    )
+    monkeypatch.setattr(shell, "main", lambda: "a command line")
+    returned: Any = shell.run  # typed as returning nothing
+    assert returned() is None

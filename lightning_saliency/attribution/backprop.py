@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from lightning_saliency.attribution.calls import Calls, first_argument, forms, is_in_place
+from lightning_saliency.attribution.calls import (
+    Calls,
+    check_eager,
+    first_argument,
+    forms,
+    is_in_place,
+)
 from lightning_saliency.attribution.gradient import OnePass
 from lightning_saliency.attribution.method import Look, OverChannels, Reduction
 from lightning_saliency.attribution.rules import Rule
@@ -39,6 +45,7 @@ class ReluRule(Rule):
         Raises:
             ConfigurationError: there was none.
         """
+        check_eager(module, self.title)
         with _Replacing(self.relu) as mode:
             yield
         if not mode.met:

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from lightning_saliency.errors import ConfigurationError
 
 
 class Calls(TorchFunctionMode):
@@ -36,6 +38,20 @@ class Calls(TorchFunctionMode):
             with self:
                 return _differentiate(args[0], args[1], bool(kwargs.get("allow_unused")))
         return self.call(func, args, kwargs)
+
+
+def check_eager(module: nn.Module, what: str) -> None:
+    """Raise a `ConfigurationError` where a part of the module is TorchScript.
+
+    Its functions are called by an interpreter of their own, where nothing meets them.
+    """
+    scripted = [part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)]
+    if scripted:
+        raise ConfigurationError(
+            f"{what} changes the derivatives of functions, and {type(module).__name__} has a part "
+            "that is TorchScript, whose functions can't be met. Give the model as it was before "
+            "torch.jit, or use 'saliency'."
+        )
 
 
 def _is_plain(outputs: Any, options: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.cam_forward import ChannelMethod, OfChannels, Weighing
+from lightning_saliency.attribution.fresh import seeing_through_zeros
 from lightning_saliency.attribution.method import Look, Reduction
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.attribution.taps import Tap, find_layer, first_of, with_first
@@ -157,7 +158,12 @@ class _Ablating(Weighing):
 
 def fold_of(subject: Subject, inputs: Tensor, layer: str) -> Fold:
     """How the channels of `layer` are ablated, seen by one probe `(1, C, *spatial)`."""
-    pair = torch.cat([inputs, inputs.flip(-1) / 2])  # in the range of the input, if 0 is
+    with seeing_through_zeros(subject.module):
+        return _fold_of(subject, torch.cat([inputs, inputs.flip(-1) / 2]), layer)
+
+
+def _fold_of(subject: Subject, pair: Tensor, layer: str) -> Fold:
+    # Two inputs in the range of the first, if 0 is.
     scores, activation = _read(subject, pair, layer)
     rows, channels = int(len(activation) != len(pair)), _channels_of(activation, pair, layer)
     whole = Fold(rows, channels, "", 1)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.fresh import seeing_through_zeros
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.attribution.taps import Tap, displayed, find_layer, first_of, with_first
 from lightning_saliency.attribution.tokens import as_map
@@ -170,6 +171,7 @@ def _gradients(
     inputs = inputs.detach().requires_grad_(subject.whole_graph)
     with ExitStack() as scope:
         scope.enter_context(torch.set_grad_enabled(subject.whole_graph))
+        scope.enter_context(seeing_through_zeros(subject.module))
         tap = scope.enter_context(Tap(subject.module, names))
         if severed is not None:
             layer = find_layer(subject.module, severed)

@@ -14,7 +14,13 @@ from torch.autograd import Function
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from lightning_saliency.attribution.arguments import check_baseline
-from lightning_saliency.attribution.calls import Calls, first_argument, forms, is_in_place
+from lightning_saliency.attribution.calls import (
+    Calls,
+    check_eager,
+    first_argument,
+    forms,
+    is_in_place,
+)
 from lightning_saliency.attribution.method import (
     Channels,
     Evidence,
@@ -60,6 +66,7 @@ class FromBaseline(Rule):
 
     def around(self, module: nn.Module) -> _Rescaling:
         """Replace the derivatives of nonlinear functions."""
+        check_eager(module, "DeepLIFT")
         return _Rescaling()
 
     def entering(self, inputs: Tensor) -> Tensor:
@@ -97,7 +104,8 @@ class _Rescaling(Calls):
     """Gives nonlinear functions the multiplier Δout / Δin for their derivative.
 
     A tensor whose first side is a multiple of the rows, as where windows are folded into it, holds
-    the rows one after the other. Where it is no multiple of them, derivatives stay.
+    the rows one after the other; that of a transformer whose tokens come first has them on its
+    second side. Elsewhere derivatives stay.
     """
 
     def __init__(self) -> None:
@@ -119,6 +127,8 @@ class _Rescaling(Calls):
             return func(*args, **kwargs)
         assert isinstance(inputs, Tensor)
         kwargs.pop("input", None)
+        if func in _POOLS and self._second(inputs):
+            return func(inputs, *args[1:], **kwargs)
         if func in _POOLS:
             return self._pooled(func, inputs, args[1:], kwargs)
         if not all(map(_is_constant, (*args[1:], *kwargs.values()))):
@@ -126,7 +136,10 @@ class _Rescaling(Calls):
         in_place = is_in_place(func, kwargs)
         kwargs.pop("inplace", None)
         plain = partial(_applied, _ELEMENTWISE[func], args[1:], kwargs)
-        return _Rescaled.apply(inputs, plain, self._rows, in_place)
+        if not self._second(inputs):
+            return _Rescaled.apply(inputs, plain, self._rows, in_place)
+        turned = _Rescaled.apply(inputs.transpose(0, 1), plain, self._rows, False)
+        return inputs.copy_(turned.transpose(0, 1)) if in_place else turned.transpose(0, 1)
 
     def _has_rows(self, inputs: Any) -> bool:
         return (
@@ -134,8 +147,12 @@ class _Rescaling(Calls):
             and inputs.requires_grad
             and inputs.ndim > 0
             and self._inside
-            and len(inputs) % self._rows == 0
+            and (self._second(inputs) or len(inputs) % self._rows == 0)
         )
+
+    def _second(self, inputs: Tensor) -> bool:
+        """Whether the rows are the second side, as where tokens come first."""
+        return inputs.ndim == 3 and len(inputs) != self._rows == inputs.shape[1]
 
     def _pooled(self, func: Any, inputs: Tensor, rest: Any, kwargs: dict[str, Any]) -> Any:
         pool, sides = _POOLS[func]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from attribution_nets import F64, Deep, close, deep_case, hooks_on, images, resnet
 from attribution_transformers import Logits
 from test_attribution_cam_layers import CAMS
@@ -15,6 +16,7 @@ from test_attribution_parity import Case, grad_cam, signed_map
 from torch import Tensor, nn
 
 from lightning_saliency.attribution import (
+    AblationCAM,
     AnyMethod,
     GradCAM,
     HiResCAM,
@@ -274,3 +276,19 @@ def test_memory_that_runs_out_while_the_layer_is_found_is_told(
         last_spatial_layer(Subject(model), deep_case()[1])
     assert hooks_on(model) == 0
     assert torch.is_grad_enabled()
+
+
+def test_a_fresh_head_of_zeros_hides_no_layer() -> None:
+    """torchvision's transformers begin with one: their layer is found on the untrained model."""
+    torch.manual_seed(0)
+    net = torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=4).eval()
+    inputs, targets = torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2])
+    assert not net.heads[-1].weight.any()
+    bound = bind(Subject(net), inputs, {"cam": GradCAM(), "ablation": AblationCAM()})
+    with torch.no_grad():
+        net.heads[-1].weight.normal_()
+    again = bind(Subject(net), inputs, {"cam": GradCAM(), "ablation": AblationCAM()})
+    assert bound["cam"] == again["cam"]
+    assert getattr(bound["ablation"], "folds") == getattr(again["ablation"], "folds")  # noqa: B009
+    assert explain(net, inputs, targets, bound).maps["cam"].map.any()
+    assert not any(part._forward_hooks for part in net.modules())

@@ -15,7 +15,13 @@ from captum import attr
 from test_attribution_models import Checkpointed, small_net
 from torch import Tensor, nn
 
-from lightning_saliency.attribution import IntegratedGradients, Maps, Saliency, explain
+from lightning_saliency.attribution import (
+    GuidedBackprop,
+    IntegratedGradients,
+    Maps,
+    Saliency,
+    explain,
+)
 from lightning_saliency.attribution.deeplift import DeepLIFT
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.targets import Logit, LogProb, Margin, Prob, Target
@@ -501,3 +507,41 @@ def test_a_wrong_baseline_is_told_when_the_method_is_made(baseline: Any) -> None
 def test_a_baseline_of_other_channels_is_told() -> None:
     with pytest.raises(ConfigurationError, match="has 2 numbers, the inputs have 3 channels"):
         explained(Units(F.relu), X, Y, (0.0, 1.0))
+
+
+@pytest.mark.parametrize("tokens", [7, 8, 25])
+def test_tokens_may_come_first(tokens: int) -> None:
+    """The same net with its tokens before the probes: the same maps, whatever the chunk."""
+
+    class Tokens(nn.Module):
+        def __init__(self, first: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first = first
+            self.body = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 4), nn.Tanh())
+            self.to(torch.float64)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            rows = inputs.transpose(1, 2)
+            rows = rows.transpose(0, 1) if self.first else rows
+            scores: Tensor = self.body(rows).sum(0 if self.first else 1)
+            return scores
+
+    inputs = torch.randn(4, 3, tokens, dtype=torch.float64)
+    targets = torch.tensor([0, 1, 2, 3])
+    methods = {"m": DeepLIFT()}
+    expected = explain(Tokens(False), inputs, targets, methods, target=Logit()).maps["m"]
+    assert expected.numbers["completeness_gap"].amax() < 1e-12
+    for chunk in (1, 3, 4):
+        found = explain(Tokens(True), inputs, targets, methods, target=Logit(), chunk=chunk)
+        torch.testing.assert_close(found.maps["m"].signed, expected.signed)
+
+
+def test_what_is_torchscript_is_told() -> None:
+    net, trace = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Tanh()), torch.jit.trace
+    with warnings.catch_warnings():  # newer releases of torch advise against it
+        warnings.simplefilter("ignore")
+        traced: Any = trace(net, torch.zeros(2, 3, 4))  # type: ignore[no-untyped-call]
+    for method in (DeepLIFT(), GuidedBackprop()):
+        with pytest.raises(ConfigurationError, match="TorchScript"):
+            explain(traced, torch.randn(2, 3, 4), torch.tensor([0, 1]), {"m": method})

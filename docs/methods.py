@@ -37,10 +37,11 @@ docstring: `help(lightning_saliency.GradCAM)` says the same. Made by `python doc
 The pictures show two nets that learned a shortcut: a white patch at the border tells the class of
 each digit (its place is the class), and a look at the digit is not needed. Where a method shows
 what the net uses, its map lies on the patch. **On the patch** is the share of the map's mass there,
-the mean of {probes} digits; the patch covers {area:.1%} of the image. The attention family is shown
-on a vision transformer (where occlusion has {occlusion:.2f} on the patch), all others on a
-convolutional net, which flattens its last map into a linear layer. What rank correlation is left
-when the weights are random, `python benchmarks/sanity.py` prints.
+the mean of {probes} digits, without maps that are all 0; the patch covers {area:.1%} of the image,
+which is what a map that knows nothing has there. The attention family is shown on a vision
+transformer, where occlusion has {occlusion:.2f} on the patch and all of the family miss it; all
+others on a convolutional net, which flattens its last map into a linear layer. What rank
+correlation is left when the weights are random, `python benchmarks/sanity.py` prints.
 
 | name | class | passes | on the patch |
 |---|---|---|---|

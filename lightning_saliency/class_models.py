@@ -205,13 +205,15 @@ def _ascent(
     best = Ascent(pictures, *pictures.new_full((2, len(classes)), torch.nan))
     highest = torch.full_like(best.scores, -torch.inf)
     for step, shifts in enumerate([*_shifts(how, start.ndim - 2), ()]):
-        climbs = step < how.steps
+        climbs, shown = step < how.steps, step == 0 or not any(shifts)
         with lockstep():
             moved = _rolled(pictures, shifts).to(start.dtype)
         seen = look_once(subject, Look(gradient=climbs), moved, classes, 0, lockstep)
         with lockstep():
             penalty = decay * (pictures - origin).square().flatten(1).sum(1)
+            # What was seen shifted has another score where it stands; a plain picture has not.
             better = (seen.score - penalty > highest) | best.scores.isnan()
+            better = better & shown
             highest = torch.where(better, seen.score - penalty, highest)
             reached = Ascent(pictures, seen.score, confidence(seen.outputs, classes))
             best = Ascent(*(_where(better, *pair) for pair in zip(reached, best, strict=True)))
@@ -272,7 +274,7 @@ def _shifts(how: ClassModel, dims: int) -> list[tuple[int, ...]]:
     """By how many pixels the picture is moved at each step."""
     generator = torch.Generator().manual_seed(how.seed)
     reach = (-how.jitter, how.jitter + 1)
-    drawn = torch.randint(*reach, (how.steps, dims), generator=generator)
+    drawn = torch.randint(*reach, (how.steps, dims), generator=generator, device="cpu")
     return [tuple(one) for one in drawn.tolist()]
 
 

@@ -70,8 +70,8 @@ TAGS = (
         "saliency/{method}/{number}",
         "scalar",
         "what a method knows of its own maps, median over probes: `completeness_gap` (relative; "
-        "paths, DeepLIFT, FullGrad, KernelSHAP), `fit` (R² of LIME and KernelSHAP), "
-        "`channels_share` (of the activation that Score-CAM and Ablation-CAM weighed)",
+        "paths, KernelSHAP; DeepLIFT and FullGrad with `target='logit'`), `fit` (R² of LIME and "
+        "KernelSHAP), `channels_share` (of the activation that Score-CAM and Ablation-CAM weighed)",
     ),
     Tag(
         "saliency/{method}/undefined",

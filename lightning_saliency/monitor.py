@@ -121,9 +121,9 @@ class SaliencyMonitor(Callback):
     - ``saliency/{method}/{measure}`` (scalar): each further measure: mean over probes; of drift:
       median, as `{measure}_previous`, `…_first`, `…_reference`
     - ``saliency/{method}/{number}`` (scalar): what a method knows of its own maps, median over
-      probes: `completeness_gap` (relative; paths, DeepLIFT, FullGrad, KernelSHAP), `fit` (R² of
-      LIME and KernelSHAP), `channels_share` (of the activation that Score-CAM and Ablation-CAM
-      weighed)
+      probes: `completeness_gap` (relative; paths, KernelSHAP; DeepLIFT and FullGrad with
+      `target='logit'`), `fit` (R² of LIME and KernelSHAP), `channels_share` (of the activation
+      that Score-CAM and Ablation-CAM weighed)
     - ``saliency/{method}/undefined`` (scalar): share of this method's maps that are constant or
       not finite, and left out of its numbers
     - ``saliency/magnitude`` (scalar): log10 of the median norm of the input gradient

@@ -20,6 +20,7 @@ from lightning_saliency.attribution.passes import CHUNK, check_call
 from lightning_saliency.attribution.passes import explain as look
 from lightning_saliency.calling import Forward, called_by, picked_by
 from lightning_saliency.calling import Output as Picked
+from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.gallery import Gallery, View
 from lightning_saliency.observation import observing
 from lightning_saliency.progress import PATIENCE
@@ -150,7 +151,8 @@ def explain(
         NoGradientPathError: the score does not depend differentiably on the input or a layer.
     """
     resolved = resolve_methods(methods)
-    labels = None if targets is None else torch.as_tensor(targets)
+    labels = None if targets is None else _as_classes(targets)
+    check_call(inputs, torch.zeros(len(inputs)) if labels is None else labels, chunk)
     like = next((one for one in model.parameters() if one.is_floating_point()), inputs)
     inputs = inputs.detach().to(like)
     subject = Subject(
@@ -163,7 +165,6 @@ def explain(
         observing(model),
         tqdm(desc="Saliency", delay=PATIENCE, disable=not progress, leave=False) as bar,
     ):
-        check_call(inputs, torch.zeros(len(inputs)) if labels is None else labels, chunk)
         if labels is None:
             explained = _predicted(subject, inputs, chunk)
         else:
@@ -189,10 +190,25 @@ def _predicted(subject: Subject, inputs: Tensor, chunk: int) -> Tensor:
     return predictions(torch.cat(scores))
 
 
+def _as_classes(targets: object) -> Tensor:
+    try:
+        return torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"targets={targets!r} are no numbers: give the class of each input, or name what you "
+            "mean, such as methods='grad_cam'."
+        ) from error
+
+
 def _check(subject: Subject, inputs: Tensor, classes: Tensor) -> None:
     """Raise where a class is not one of the model's; what a user's target takes is its affair."""
     of_classes = isinstance(subject.target, Target) and not isinstance(subject.target, Output)
     if of_classes:
+        if classes.is_floating_point():
+            raise ConfigurationError(
+                f"targets are {classes.dtype}: classes are whole numbers. For a regression use "
+                "target='output'."
+            )
         with torch.no_grad():
             check_classes(subject.scores(inputs[:1]), classes, "targets")
 

@@ -433,3 +433,15 @@ data: {{class_path: own_method.SmallData}}
     assert how is not None
     assert (tuple(how.classes), how.steps) == (classes, steps)
     assert columns(one)[-1]["concepts"] is not None
+
+
+def test_jitter_never_ends_below_where_it_began() -> None:
+    """What is returned was seen where it stands, and its numbers are its own."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    ascent = class_models(net, ClassModel([0, 1, 2], steps=16, jitter=3), (1, 28, 28))
+    scores = net(ascent.pictures).detach()
+    torch.testing.assert_close(scores.diagonal(), ascent.scores)
+    torch.testing.assert_close(scores.softmax(1).diagonal(), ascent.probabilities)
+    penalty = 28**-1 * ascent.pictures.square().flatten(1).sum(1)
+    assert (ascent.scores - penalty >= net(torch.zeros(1, 1, 28, 28))[0] - 1e-6).all()

@@ -211,9 +211,11 @@ def _own_name(method: object) -> str:
 
 
 def _tag(name: object) -> str:
-    if not isinstance(name, str) or not name or "/" in name or name != name.strip():
+    taken = name == "class_models"  # the tag of another picture
+    if not isinstance(name, str) or not name or "/" in name or name != name.strip() or taken:
         raise ConfigurationError(
-            f"methods: {name!r} can't be a part of a tag. Use a short word without '/'."
+            f"methods: {name!r} can't be a part of a tag. Use a short word without '/', "
+            "and not 'class_models'."
         )
     return name
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.cam_forward import ChannelMethod, OfChannels, Weighing
 from lightning_saliency.attribution.fresh import seeing_through_zeros
-from lightning_saliency.attribution.method import Look, Reduction
+from lightning_saliency.attribution.method import Evidence, Look, Reduction
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.attribution.taps import Tap, find_layer, first_of, with_first
 from lightning_saliency.attribution.tokens import as_map
@@ -145,14 +145,18 @@ class _Ablating(Weighing):
         super().__init__(method)
         self._folds = dict(zip(method.layers, method.folds, strict=True))
 
+    def _take(self, clean: Evidence) -> None:
+        cuts = [fold.cut for fold in self._folds.values() if fold.cut]
+        self._score, self._cuts = clean.score, {cut: clean.activations[cut] for cut in cuts}
+
     def _passes(self, layer: str) -> Iterator[Ablated]:
         fold = self._folds[layer]
-        activation = self._clean.activations[fold.cut] if fold.cut else None
+        activation = self._cuts[fold.cut] if fold.cut else None
         for channels in torch.split(self._kept[layer].channels, fold.copies, 1):
             yield Ablated(layer, fold, channels, activation)
 
     def _weigh(self, scores: Tensor) -> Tensor:
-        score = self._clean.score[:, None]
+        score = self._score[:, None]
         return (score - scores) / score.abs().where(score != 0, 1)
 
 

@@ -135,11 +135,14 @@ class Weighing(Reduction):
             scores = evidence.score.view(evidence.rule.copies, -1)
             self._scores[evidence.rule.layer].append(scores.T)
             return
-        self._clean = evidence
+        self._take(evidence)
         self._kept = {
             layer: Kept(as_map(evidence.activations[layer], evidence.inputs, layer), self._most)
             for layer in self._method.layers
         }
+
+    def _take(self, clean: Evidence) -> None:
+        """What is needed of the clean pass; its evidence may hold what other methods asked for."""
 
     def further(self) -> tuple[Look, ...]:
         if self._asked:

@@ -79,11 +79,11 @@ class Sampling:
         for size in range(1, self.whole + 1):
             taken += [self._kernel(size)] * self._number(size)
         if not self.pairs:
-            return torch.tensor(taken, dtype=torch.float64)
+            return torch.tensor(taken, dtype=torch.float64, device="cpu")
         left = sum(map(self._mass, range(self.whole + 1, self.segments // 2 + 1)))
         # Of a small budget: a few drawn ones with the weight of all would add more noise than news.
         each = min(left / (2 * self.pairs), self._kernel(self.whole))
-        return torch.tensor(taken + [each] * (2 * self.pairs), dtype=torch.float64)
+        return torch.tensor(taken + [each] * (2 * self.pairs), dtype=torch.float64, device="cpu")
 
     def draw(self, seed: int, probe: int) -> Tensor:
         """`(count, M)` bool, the coalitions of a probe: a function of its arguments."""
@@ -91,12 +91,12 @@ class Sampling:
 
     def _drawn(self, seed: int, probe: int) -> Tensor:
         if not self.pairs:
-            return torch.zeros(0, self.segments, dtype=torch.bool)
-        generator = torch.Generator().manual_seed(mix(seed, probe))
-        sizes = torch.arange(self.whole + 1, self.segments - self.whole)
+            return torch.zeros(0, self.segments, dtype=torch.bool, device="cpu")
+        generator = torch.Generator("cpu").manual_seed(mix(seed, probe))
+        sizes = torch.arange(self.whole + 1, self.segments - self.whole, device="cpu")
         odds = (1 / (sizes * (self.segments - sizes)).double()).cumsum(0)
         numbers = torch.rand(
-            self.pairs, self.segments + 1, generator=generator, dtype=torch.float64
+            self.pairs, self.segments + 1, generator=generator, dtype=torch.float64, device="cpu"
         )
         size = sizes[torch.searchsorted(odds, numbers[:, 0] * odds[-1]).clamp(max=len(sizes) - 1)]
         ranks = numbers[:, 1:].argsort(1).argsort(1)
@@ -113,7 +113,7 @@ def _all_up_to(whole: int, segments: int) -> Tensor:
         for seen in ((True,) if 2 * size == segments else (True, False))
         for chosen in combinations(range(segments), size)
     ]
-    return torch.tensor(taken, dtype=torch.bool).view(len(taken), segments)
+    return torch.tensor(taken, dtype=torch.bool, device="cpu").view(len(taken), segments)
 
 
 def fewest(segments: int) -> int:
@@ -123,8 +123,8 @@ def fewest(segments: int) -> int:
 
 def fair_coins(segments: int, count: int, seed: int, probe: int) -> Tensor:
     """`(count, M)` bool: every segment is seen with probability ½ (Ribeiro et al. 2016, 3.3)."""
-    generator = torch.Generator().manual_seed(mix(seed, probe))
-    return torch.rand(count, segments, generator=generator, dtype=torch.float32) < 0.5
+    generator = torch.Generator("cpu").manual_seed(mix(seed, probe))
+    return torch.rand(count, segments, generator=generator, dtype=torch.float32, device="cpu") < 0.5
 
 
 def nearness(coalitions: Tensor, width: float) -> Tensor:

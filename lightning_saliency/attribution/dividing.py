@@ -58,9 +58,9 @@ def divided(inputs: Tensor, segments: Segments | str, cells: int) -> Tensor:
 
 def grid(sides: tuple[int, ...], cells: int) -> Tensor:
     """Cells of a side of equal size, up to a pixel: `(*sides)`."""
-    labels = torch.zeros(sides, dtype=torch.int64)
+    labels = torch.zeros(sides, dtype=torch.int64, device="cpu")
     for dimension, side in enumerate(sides):
-        cell = torch.arange(side) * cells // side
+        cell = torch.arange(side, device="cpu") * cells // side
         labels = labels * cells + cell.view(-1, *[1] * (len(sides) - dimension - 1))
     return labels
 

@@ -23,7 +23,7 @@ def seeing_through_zeros(module: nn.Module) -> Iterator[None]:
     with ExitStack() as hooks:
         for part in module.modules():
             if isinstance(part, nn.Linear) or _is_pointwise(part):
-                hooks.callback(part.register_forward_hook(_answer).remove)
+                hooks.callback(part.register_forward_hook(_answer, with_kwargs=True).remove)
         yield
 
 
@@ -37,13 +37,13 @@ def _is_pointwise(part: nn.Module) -> bool:
     )
 
 
-def _answer(part: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+def _answer(part: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
     dim = -1 if isinstance(part, nn.Linear) else 1
     first = output.movedim(dim, -1)
     bias: Any = part.bias
     if not bool((first == (0 if bias is None else bias.to(output.dtype))).all()):
         return None
-    inputs = args[0].movedim(dim, -1)
+    inputs = (args[0] if args else kwargs["input"]).movedim(dim, -1)
     # No two numbers weigh the same: the mean of what a LayerNorm gives is always 0.
     weighed = (inputs * _ramp(inputs)).sum(-1, keepdim=True)
     answer: Tensor = (first + weighed * _ramp(first)).movedim(-1, dim)
@@ -51,4 +51,5 @@ def _answer(part: nn.Module, args: Any, output: Tensor) -> Tensor | None:
 
 
 def _ramp(like: Tensor) -> Tensor:
-    return torch.linspace(1, 2, like.shape[-1], dtype=like.dtype, device=like.device)
+    ramp = torch.linspace(1, 2, like.shape[-1], dtype=torch.float32, device=like.device)
+    return (ramp / ramp.sum()).to(like.dtype)  # by its sum: float16 would overflow

@@ -50,7 +50,8 @@ def look_once(
         tap = Tap(subject.module, look.layers, look.activations)
         attending = Attending(look.attention, len(moved))
     # Without the input's gradient no graph is kept below the lowest layer: the tap starts it there.
-    keeps_graph = look.gradient or subject.whole_graph
+    differentiates = bool(look.gradient or look.layers) or look.attention == "gradients"
+    keeps_graph = look.gradient or (subject.whole_graph and differentiates)
     grad_mode = torch.enable_grad() if keeps_graph else torch.no_grad()
     with grad_mode, tap, attending, look.rule.around(subject.module):
         with lockstep():

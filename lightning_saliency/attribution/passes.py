@@ -201,11 +201,12 @@ class _Progress:
     def __init__(self, tell: Callable[[int, int], None], probes: int) -> None:
         self._tell = tell
         self._probes = probes
-        self._most = 0
+        self._most, self._looks = 0, 0
 
     def __call__(self, first: int, size: int, done: int, looks: int) -> None:
-        self._most = max(self._most, first * looks + size * done)
-        self._tell(self._most, self._probes * looks)
+        self._looks = max(self._looks, looks)  # a chunk learns of further looks while it is seen
+        self._most = max(self._most, first * self._looks + size * done)
+        self._tell(self._most, self._probes * self._looks)
 
 
 def _explain_chunk(

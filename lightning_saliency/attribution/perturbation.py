@@ -70,13 +70,20 @@ class Masked(Point):
         """M, `(*spatial)`, for inputs `like` `(n, C, *spatial)`."""
         sides = like.shape[2:]
         # Drawn on the CPU: few numbers, and the same ones on every device.
-        generator = torch.Generator().manual_seed(mix(self.seed, self.index))
+        generator = torch.Generator("cpu").manual_seed(mix(self.seed, self.index))
         grid = (
-            torch.rand(1, 1, *[self.cells] * len(sides), generator=generator, dtype=torch.float32)
+            torch.rand(
+                1,
+                1,
+                *[self.cells] * len(sides),
+                generator=generator,
+                dtype=torch.float32,
+                device="cpu",
+            )
             < self.p
         )
         size = [-(-side // self.cells) for side in sides]
-        shift = [int(torch.randint(one, (), generator=generator)) for one in size]
+        shift = [int(torch.randint(one, (), generator=generator, device="cpu")) for one in size]
         large = F.interpolate(
             grid.to(like.device, torch.promote_types(like.dtype, torch.float32)),
             [(self.cells + 1) * one for one in size],

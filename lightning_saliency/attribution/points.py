@@ -85,7 +85,9 @@ class OnPath(Point):
         return self.fraction == 0
 
     def at(self, inputs: Tensor, first: int) -> Tensor:
-        return torch.lerp(baseline_like(inputs, self.baseline), inputs, self.fraction)
+        start = baseline_like(inputs, self.baseline)
+        # What isn't finite in a probe would stay in 0 × (x − x').
+        return start if self.is_one else torch.lerp(start, inputs, self.fraction)
 
 
 def baseline_like(inputs: Tensor, baseline: float | tuple[float, ...]) -> Tensor:

@@ -231,7 +231,7 @@ class _Drawing:
         counts = [method.counts[row] for row in rows]
         drawn = [method.drawn(count, first + row) for row, count in enumerate(counts)]
         most = max(counts)
-        self.labels = method.labels[torch.tensor(rows)].to(device).flatten(1).long()
+        self.labels = method.labels[torch.tensor(rows, device="cpu")].to(device).flatten(1).long()
         self.coalitions = _joined([one for one, _ in drawn], method.rounds, most).to(device)
         self.weights = _joined([one[:, None] for _, one in drawn], method.rounds, 1).to(device)
         self.whole = (

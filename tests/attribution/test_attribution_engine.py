@@ -15,6 +15,7 @@ from attribution_nets import (
     deep_case,
     hooks_on,
 )
+from cheap_methods import cheap
 from torch import Tensor, nn
 
 from lightning_saliency.attribution import (
@@ -25,8 +26,10 @@ from lightning_saliency.attribution import (
     GuidedBackprop,
     IntegratedGradients,
     Method,
+    Occlusion,
     Saliency,
     SmoothGrad,
+    Subject,
     explain,
 )
 from lightning_saliency.targets import Logit, Margin
@@ -248,3 +251,47 @@ def test_predictions_come_from_any_pass_that_shows_them() -> None:
         unasked = explain(model, inputs, targets, {"one": SmoothGrad(samples=2)}, predictions=False)
     assert len(count.sizes) == 2
     assert not len(unasked.outputs)
+
+
+OF_ANY = ["saliency", "rise", "kernel_shap", "lime", "smooth_grad", "gradient_shap", "occlusion"]
+
+
+def test_another_default_device_changes_nothing() -> None:
+    """What is random is drawn on the CPU, whatever `torch.set_default_device` says."""
+    model, inputs, targets = deep_case()
+    methods = {name: one for name, one in cheap(8).items() if name in OF_ANY}
+    expected = explain(model, inputs, targets, methods).maps
+    with torch.device("meta"):
+        found = explain(model, inputs, targets, methods).maps
+    for name in methods:
+        same(found[name], expected[name])
+
+
+def test_one_broken_probe_breaks_no_other() -> None:
+    model, inputs, targets = deep_case()
+    inputs = inputs.clone()
+    inputs[0] = torch.inf
+    methods = {name: cheap(8)[name] for name in ("kernel_shap", "integrated_gradients")}
+    found = explain(model, inputs, targets, methods, chunk=len(inputs)).maps
+    for name in methods:
+        assert not found[name].map[0].isfinite().all()
+        assert found[name].map[1:].isfinite().all(), name
+    assert found["integrated_gradients"].numbers["completeness_gap"][1:].isfinite().all()
+
+
+def test_no_graph_is_kept_for_a_look_at_scores_alone() -> None:
+    """Where a backward pass of sharded modules needs a whole graph, a pass without one doesn't."""
+    seen: list[bool] = []
+    model, inputs, targets = deep_case()
+
+    def call(module: nn.Module, moved: Tensor) -> Tensor:
+        seen.append(torch.is_grad_enabled())
+        scores: Tensor = module(moved)
+        return scores
+
+    subject = Subject(model, call=call, whole_graph=True)
+    explain(subject, inputs, targets, {"m": Occlusion(window=6)})
+    assert seen and not any(seen)
+    seen.clear()
+    explain(subject, inputs, targets, {"m": GradCAM("second")})
+    assert all(seen)

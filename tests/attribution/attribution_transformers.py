@@ -142,3 +142,14 @@ def maps_of(method: Method, model: nn.Module, inputs: Tensor, chunk: int = 32) -
     """Of the classes 0, 1, 2 … for one probe after the other, by their logits."""
     targets = torch.arange(len(inputs)) % CLASSES
     return explain(model, inputs, targets, {"m": method}, target=Logit(), chunk=chunk).maps["m"]
+
+
+def _blocks() -> str:
+    found: str
+    names = (name for name, _ in hugging_face("ViT", "eager").named_modules())
+    (found,) = (name for name in names if name.endswith(".0.layernorm_before"))
+    return found.removesuffix(".0.layernorm_before")
+
+
+HUGGING_FACE_BLOCKS = _blocks()
+"""Where the blocks of its vision transformer are: releases name them differently."""

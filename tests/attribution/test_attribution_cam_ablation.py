@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from attribution_nets import F64, Closed, Deep, close, counting, deep_case, hooks_on, images, resnet
+from attribution_transformers import HUGGING_FACE_BLOCKS
 from test_attribution_cam_models import case_of
 from test_attribution_parity import Case, grad_cam, signed_map
 from torch import Tensor, nn
@@ -130,7 +131,12 @@ def test_ablation_cam_of_a_resnet_is_its_definition(layer: str, cut: str) -> Non
     [
         ("torchvision vit", "encoder.layers.encoder_layer_1", 2, "encoder.layers.encoder_layer_1"),
         ("timm vit", "blocks.2.norm1", 2, "blocks.1"),
-        ("hugging face vit", "model.vit.layers.2.layernorm_before", 2, "model.vit.layers.1"),
+        (
+            "hugging face vit",
+            f"{HUGGING_FACE_BLOCKS}.2.layernorm_before",
+            2,
+            f"{HUGGING_FACE_BLOCKS}.1",
+        ),
         ("torchvision swin", "features.1.1", 3, "features.1.1"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from attribution_nets import F64, Deep, close, deep_case, hooks_on, images, resnet
-from attribution_transformers import Logits
+from attribution_transformers import HUGGING_FACE_BLOCKS, Logits
 from test_attribution_cam_layers import CAMS
 from test_attribution_parity import Case, grad_cam, signed_map
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
     "torchvision convnext": (torchvision_convnext, 2, "features"),
     "timm vit": (timm_vit, 4, "blocks.2.norm1"),
     "timm vit, averaged": (lambda: timm_vit(global_pool="avg", reg_tokens=2), 4, "norm"),
-    "hugging face vit": (hugging_face_vit, 4, "model.vit.layers.2.layernorm_before"),
+    "hugging face vit": (hugging_face_vit, 4, f"{HUGGING_FACE_BLOCKS}.2.layernorm_before"),
     "hugging face swin": (hugging_face_swin, 8, "model.swin.layernorm"),
     "resnet18": (resnet, 2, "layer4"),
 }
@@ -213,7 +213,7 @@ def square(tokens: Tensor, prefix: int, side: int = 4) -> Tensor:
         ("torchvision vit", "encoder.layers.encoder_layer_2.ln_1", lambda t: square(t, 1)),
         ("timm vit", "blocks.2.norm1", lambda t: square(t, 1)),
         ("timm vit, averaged", "blocks.2", lambda t: square(t, 2 + 1)),
-        ("hugging face vit", "model.vit.layers.2.layernorm_before", lambda t: square(t, 1)),
+        ("hugging face vit", f"{HUGGING_FACE_BLOCKS}.2.layernorm_before", lambda t: square(t, 1)),
         ("torchvision swin", "features.3.1", lambda t: t.permute(0, 3, 1, 2)),
         ("hugging face swin", "model.swin.layernorm", lambda t: square(t, 0, 8)),
     ],

@@ -224,8 +224,8 @@ class _Transferred(Fields):
 
     transfer: Callable[[Any], Any] = lambda batch: batch
 
-    def read(self, batch: Any) -> Reading:
-        return super().read(self.transfer(batch))
+    def read(self, batch: Any, rows: slice = slice(None)) -> Reading:
+        return super().read(self.transfer(batch), rows)
 
 
 @contextmanager

@@ -53,16 +53,20 @@ class Fields:
                     "nested) or a callable that takes the batch."
                 )
 
-    def read(self, batch: Any) -> Reading:
-        """Read one batch as a DataLoader yields it."""
+    def read(self, batch: Any, rows: slice = slice(None)) -> Reading:
+        """Read one batch as a DataLoader yields it, or some `rows` of it: no others are copied."""
         inputs = checked_input(self._input(batch))
         label = self._label(batch, len(inputs))
         mask = None if self.mask is None else _pick(batch, self.mask, "mask")
         return Reading(
-            inputs=own_copy(inputs),
-            targets=None if label is None else own_copy(label),
-            masks=None if mask is None else as_mask(mask, inputs),
+            inputs=own_copy(inputs[rows]),
+            targets=None if label is None else own_copy(label[rows]),
+            masks=None if mask is None else as_mask(mask, inputs)[rows],
         )
+
+    def count(self, batch: Any) -> int:
+        """How many examples a batch holds."""
+        return len(checked_input(self._input(batch)))
 
     def _input(self, batch: Any) -> Any:
         if self.input is not None:

@@ -156,7 +156,7 @@ class Told(Callback):
         watching: Any = trainer
         for one in watching.callbacks:
             if isinstance(one, SaliencyMonitor):
-                one._writer.drain()  # what it draws is of its own turn
+                one._teller.writer.drain()  # what it draws is of its own turn
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self.turns.pass_on(self.name)
         print(f"  {self.name}: epoch {trainer.current_epoch + 1}", flush=True)

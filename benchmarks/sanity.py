@@ -29,9 +29,10 @@ from examples.decoy_digits import SIDE, DigitNet, digits
 from examples.explain_digits import DigitViT, reads_attention, trained
 from lightning_saliency import explain
 from lightning_saliency.attribution import METHODS
-from lightning_saliency.measures.drift import cosine, spearman
+from lightning_saliency.measures.drift import cosine
+from lightning_saliency.measures.observer import agreement
+from lightning_saliency.method_sanity import INSENSITIVE
 
-FAILS = 0.5
 photographs: Any = data
 
 
@@ -55,11 +56,6 @@ def on_photographs() -> tuple[Tensor, Tensor]:
     return torch.maximum(images, 0.7 * torch.stack(crops)[:, None]), labels
 
 
-def similarity(now: Tensor, then: Tensor) -> float:
-    """The median rank correlation of maps; NaN where all of either are constant."""
-    return float((1 - spearman(now, then)).nanmedian())
-
-
 def table(net: nn.Module, inputs: Tensor, labels: Tensor, names: list[str]) -> None:
     """Print a row per method and a column per randomised layer."""
     learned = explain(net, inputs, labels, names, progress=False)
@@ -68,12 +64,12 @@ def table(net: nn.Module, inputs: Tensor, labels: Tensor, names: list[str]) -> N
         columns.append(layer)
         found = explain(random, inputs, labels, names, progress=False)
         for name in names:
-            rows[name].append(similarity(found[name].abs(), learned[name].abs()))
+            rows[name].append(float(agreement(found[name], learned[name]).nanmedian()))
             distance = cosine(found.signed[name], learned.signed[name])
             signed[name] = float((1 - distance).nanmedian())
     print(f"{'':28}" + "".join(f"{name[-11:]:>12}" for name in columns) + f"{'signed':>10}")
     for name, values in rows.items():
-        verdict = "fails" if values[-1] > FAILS else ""
+        verdict = "fails" if values[-1] > INSENSITIVE else ""
         shown = "".join(f"{one:12.2f}" for one in values)
         print(f"{name:28}{shown}{signed[name]:10.2f}  {verdict:6} {METHODS[name]().caution}")
 

@@ -14,6 +14,7 @@ from lightning_saliency.attribution.attention import (
 )
 from lightning_saliency.attribution.background import GradientSHAP
 from lightning_saliency.attribution.backprop import DeconvNet, GuidedBackprop
+from lightning_saliency.attribution.binding import bind
 from lightning_saliency.attribution.cam import (
     GradCAM,
     GradCAMPlusPlus,
@@ -35,7 +36,7 @@ from lightning_saliency.attribution.gradient import (
     VarGrad,
 )
 from lightning_saliency.attribution.method import AnyMethod, Maps, Method
-from lightning_saliency.attribution.passes import Explanation, bind, explain
+from lightning_saliency.attribution.passes import Explanation, explain
 from lightning_saliency.attribution.paths import BlurIG, GuidedIG
 from lightning_saliency.attribution.perturbation import RISE, Occlusion
 from lightning_saliency.attribution.segments import LIME, KernelSHAP

@@ -17,8 +17,7 @@ from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.tokens import as_map
 
 _ROWS, _COPIES = 32, 8
-"""Rows that fill a machine, and copies of few probes that make them so many. Without a graph, four
-times the rows take less memory than one pass of a gradient."""
+"""Rows that fill a machine, and copies of few probes that make them so many."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,11 @@ class Weighing(Reduction):
         self._kept: dict[str, Kept] = {}
         self._scores: dict[str, list[Tensor]] = {layer: [] for layer in method.layers}
         self._asked = False
+        self._rows = _ROWS
+
+    def allow(self, rows: int) -> None:
+        """Let no pass take more rows than memory allowed for one of probes."""
+        self._rows = min(_ROWS, rows)
 
     def update(self, evidence: Evidence) -> None:
         if self._asked:
@@ -255,7 +259,7 @@ class Masked(OfChannels):
 class _Masking(Weighing):
     def _passes(self, layer: str) -> Iterator[Masked]:
         activation = self._kept[layer].activation
-        copies = min(_COPIES, max(1, _ROWS // len(activation)))
+        copies = min(_COPIES, max(1, self._rows // len(activation)))
         for channels in torch.split(activation, copies, 1):
             yield Masked(layer, channels)
 

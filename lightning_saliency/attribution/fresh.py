@@ -23,7 +23,11 @@ def seeing_through_zeros(module: nn.Module) -> Iterator[None]:
     with ExitStack() as hooks:
         for part in module.modules():
             if isinstance(part, nn.Linear) or _is_pointwise(part):
-                hooks.callback(part.register_forward_hook(_answer, with_kwargs=True).remove)
+                answering = _Answering()
+                # The bias before the pass: afterwards it may be sharded again.
+                hooks.callback(part.register_forward_pre_hook(answering.note).remove)
+                after = part.register_forward_hook(answering.answer, with_kwargs=True)
+                hooks.callback(after.remove)
         yield
 
 
@@ -37,17 +41,27 @@ def _is_pointwise(part: nn.Module) -> bool:
     )
 
 
-def _answer(part: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
-    dim = -1 if isinstance(part, nn.Linear) else 1
-    first = output.movedim(dim, -1)
-    bias: Any = part.bias
-    if not bool((first == (0 if bias is None else bias.to(output.dtype))).all()):
-        return None
-    inputs = (args[0] if args else kwargs["input"]).movedim(dim, -1)
-    # No two numbers weigh the same: the mean of what a LayerNorm gives is always 0.
-    weighed = (inputs * _ramp(inputs)).sum(-1, keepdim=True)
-    answer: Tensor = (first + weighed * _ramp(first)).movedim(-1, dim)
-    return answer
+class _Answering:
+    """What one layer answers instead."""
+
+    def __init__(self) -> None:
+        self._bias: Tensor | None = None
+
+    def note(self, part: nn.Module, args: Any) -> None:
+        bias: Any = part.bias
+        self._bias = None if bias is None else bias.detach().clone()
+
+    def answer(self, part: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+        dim = -1 if isinstance(part, nn.Linear) else 1
+        first = output.movedim(dim, -1)
+        bias: Any = 0 if self._bias is None else self._bias.to(output.dtype)
+        if not bool((first == bias).all()):
+            return None
+        inputs = (args[0] if args else kwargs["input"]).movedim(dim, -1)
+        # No two numbers weigh the same: the mean of what a LayerNorm gives is always 0.
+        weighed = (inputs * _ramp(inputs)).sum(-1, keepdim=True)
+        answer: Tensor = (first + weighed * _ramp(first)).movedim(-1, dim)
+        return answer
 
 
 def _ramp(like: Tensor) -> Tensor:

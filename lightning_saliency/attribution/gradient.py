@@ -136,7 +136,7 @@ class SmoothGrad(_NoisyMethod):
 
     def reduction(self) -> Reduction:
         """The running mean of the gradients."""
-        return _Moments(self.channels, "mean")
+        return _Mean(self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +210,33 @@ class _Moments(Reduction):
     def compute(self) -> Maps:
         signed = self._mean if self._spread is None else self._spread / (self._count - 1)
         return Maps(over_channels(signed, self._channels), signed)
+
+
+class _Mean(_Moments):
+    """The running mean, and that of every other sample beside it."""
+
+    def __init__(self, channels: Channels) -> None:
+        super().__init__(channels, "mean")
+        self._even: Tensor | None = None
+
+    def update(self, evidence: Evidence) -> None:
+        super().update(evidence)
+        if self._count % 2 == 0:
+            return
+        number = (self._count + 1) // 2
+        if self._even is None:
+            self._even = evidence.gradient.clone()
+        else:
+            self._even += (evidence.gradient - self._even) / number
+
+    def compute(self) -> Maps:
+        maps = super().compute()
+        if self._even is None or self._count < 2:
+            return maps
+        even = (self._count + 1) // 2
+        # What is left of the mean of all is the mean of the rest.
+        odd = maps.signed + (maps.signed - self._even) * (even / (self._count - even))
+        return Maps(maps.map, maps.signed, halves=torch.stack([self._even, odd], dim=1))
 
 
 @dataclass(frozen=True, kw_only=True)

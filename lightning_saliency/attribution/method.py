@@ -116,11 +116,14 @@ class Maps:
         signed: `(n, K, *spatial)`, the attribution before its reduction to a map, with sign: what
             directional drift compares.
         numbers: further numbers `(n,)` that the method knows of itself, by name.
+        halves: `(n, 2, K, *spatial)`, `signed` from every other sample that the method draws and
+            from the rest: equal but for their noise. None of a method that draws none, or one.
     """
 
     map: Tensor
     signed: Tensor
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
+    halves: Tensor | None = None
 
 
 class Reduction(ABC):

@@ -16,6 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.binding import bind
+from lightning_saliency.attribution.cam_forward import Weighing
 from lightning_saliency.attribution.looking import Lockstep, full, look_once
 from lightning_saliency.attribution.method import (
     AnyMethod,
@@ -23,6 +25,7 @@ from lightning_saliency.attribution.method import (
     Maps,
     Method,
     Place,
+    Reduction,
     euclidean_norm,
 )
 from lightning_saliency.attribution.points import Clean
@@ -182,19 +185,6 @@ def check_call(inputs: object, targets: object, chunk: int) -> None:
         raise ConfigurationError(f"chunk={chunk} for {len(inputs)} probes: both are at least 1.")
 
 
-def bind(
-    subject: Subject, inputs: Tensor, methods: Mapping[str, AnyMethod]
-) -> dict[str, AnyMethod]:
-    """The methods with all that depends on the model known and checked, such as layers' names.
-
-    `explain` does this itself; binding once saves it a forward pass each time.
-    """
-    return {
-        name: method.bind(subject, inputs) if isinstance(method, Method) else method
-        for name, method in methods.items()
-    }
-
-
 class _Progress:
     """Passes over single probes. What runs again after memory ran out is not told again."""
 
@@ -221,7 +211,7 @@ def _explain_chunk(
     progress: Callable[[int, int], None],
 ) -> Explanation:
     built_in = {name: method for name, method in methods.items() if isinstance(method, Method)}
-    reductions = {name: method.reduction() for name, method in built_in.items()}
+    reductions = {name: _reduction(method, chunk) for name, method in built_in.items()}
     asked = {name: method.looks() for name, method in built_in.items()}
     told = any(_tells(look.place) for looks in asked.values() for look in looks)
     plan = _plan(asked if told or not predictions else {"": (Look(),), **asked})
@@ -250,6 +240,13 @@ def _explain_chunk(
             with lockstep():
                 maps[name] = _from_function(name, method, subject, inputs, targets)
     return Explanation({name: maps[name] for name in methods}, outputs, norm, chunk)
+
+
+def _reduction(method: Method, chunk: int) -> Reduction:
+    reduction = method.reduction()
+    if isinstance(reduction, Weighing):
+        reduction.allow(chunk)
+    return reduction
 
 
 def _tells(place: Place) -> bool:
@@ -306,6 +303,9 @@ def _joined(parts: Sequence[Explanation]) -> Explanation:
             joined(part.maps[name].map for part in parts),
             joined(part.maps[name].signed for part in parts),
             {key: joined(part.maps[name].numbers[key] for part in parts) for key in one.numbers},
+            None
+            if one.halves is None
+            else joined(half for part in parts if (half := part.maps[name].halves) is not None),
         )
         for name, one in parts[0].maps.items()
     }

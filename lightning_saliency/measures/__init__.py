@@ -1,8 +1,8 @@
 """Measures: maps -> one number per probe, and the table of the ones that are ours by name.
 
 A measure is a function wrapped in the value that says what it reads: `Drift` two observations,
-`Shape` one map, `Grounding` a map and a mask. All are batched, (N, ...) -> (N,), and NaN marks a
-probe for which the number is undefined.
+`Shape` one map, `Grounding` a map and a mask, `Stimulus` a map and its image. All are batched,
+(N, ...) -> (N,), and NaN marks a probe for which the number is undefined.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from lightning_saliency.errors import ConfigurationError, did_you_mean
-from lightning_saliency.measures import drift, grounding, shape
+from lightning_saliency.measures import context, drift, grounding, places, shape, stimulus
 
 __all__ = [
     "DEFAULT_MEASURES",
@@ -25,13 +25,14 @@ __all__ = [
     "Measure",
     "MeasureName",
     "Shape",
+    "Stimulus",
     "describe",
     "resolve_measures",
 ]
 
 
 class _Reading:
-    """What all three are: with it, a config's class path says which; without, equal fields do.
+    """What all four are: with it, a config's class path says which; without, equal fields do.
 
     Their functions are of any signature there, so that one without annotations may be named.
     """
@@ -76,7 +77,17 @@ class Grounding(_Reading):
     function: Callable[..., Any]
 
 
-Measure: TypeAlias = Drift | Shape | Grounding
+@dataclass(frozen=True)
+class Stimulus(_Reading):
+    """What of a map its image explains: `function(maps, images) -> (N,)`.
+
+    Images (N, C, *spatial) are the probes as a person knows them, at any resolution.
+    """
+
+    function: Callable[..., Any]
+
+
+Measure: TypeAlias = Drift | Shape | Grounding | Stimulus
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
@@ -93,10 +104,17 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "entropy": Shape(shape.entropy),
         "gini": Shape(shape.gini),
         "salient_area": Shape(shape.salient_area),
+        "border_mass": Shape(places.border_mass),
+        "centre_bias": Shape(places.centre_bias),
         "relevance_mass": Grounding(grounding.relevance_mass),
         "relevance_rank": Grounding(grounding.relevance_rank),
         "pointing_game": Grounding(grounding.pointing_game),
         "mask_area": Grounding(grounding.mask_area),
+        "background_mass": Grounding(context.background_mass),
+        "edge_similarity": Stimulus(stimulus.edge_similarity),
+        "spectral_residual": Stimulus(stimulus.spectral_residual),
+        "centre_surround": Stimulus(stimulus.centre_surround),
+        "stimulus_share": Stimulus(stimulus.stimulus_share),
     }
 )
 _TAKEN = ("drift", "undefined", "filmstrip", "completeness_gap")
@@ -119,10 +137,17 @@ MeasureName = Literal[
     "entropy",
     "gini",
     "salient_area",
+    "border_mass",
+    "centre_bias",
     "relevance_mass",
     "relevance_rank",
     "pointing_game",
     "mask_area",
+    "background_mass",
+    "edge_similarity",
+    "spectral_residual",
+    "centre_surround",
+    "stimulus_share",
 ]
 
 
@@ -152,7 +177,7 @@ def resolve_measures(
             "['entropy'], or a mapping of your own names to measures."
         )
     for entry in spec:
-        if isinstance(entry, (Drift, Shape, Grounding)):
+        if isinstance(entry, (Drift, Shape, Grounding, Stimulus)):
             raise ConfigurationError(
                 f"measures holds {entry!r} without a name: write measures={{'name': …}}."
             )
@@ -166,14 +191,15 @@ def _is_no_tag(name: object) -> bool:
 
 
 def _measure(argument: str, entry: object) -> Measure:
-    if isinstance(entry, (Drift, Shape, Grounding)):
+    if isinstance(entry, (Drift, Shape, Grounding, Stimulus)):
         return entry
     if isinstance(entry, str) and entry in MEASURES:
         return MEASURES[entry]
     if callable(entry):
         raise ConfigurationError(
             f"{argument}={entry!r} does not say what it reads: wrap it as Drift(function) for two "
-            "maps, Shape(function) for one map or Grounding(function) for a map and a mask."
+            "maps, Shape(function) for one map, Grounding(function) for a map and a mask or "
+            "Stimulus(function) for a map and its image."
         )
     raise ConfigurationError(f"{argument}: no measure {entry!r}. {did_you_mean(entry, MEASURES)}")
 

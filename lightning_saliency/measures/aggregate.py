@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_saliency.measures.numeric import defined, floating, require_same_shape
+from lightning_saliency.measures.numeric import defined, floating
 
-__all__ = ["churn", "defined", "magnitude", "mean", "quantiles", "undefined_share"]
+__all__ = ["defined", "magnitude", "mean", "quantiles", "undefined_share"]
 
 
 def quantiles(values: Tensor, q: Sequence[float] = (0.1, 0.5, 0.9)) -> Tensor:
@@ -40,12 +40,6 @@ def mean(values: Tensor) -> Tensor:
 def undefined_share(maps: Tensor) -> Tensor:
     """Share of the maps (N, ...) that are constant or not finite, 0 to 1: 0-dim."""
     return 1 - defined(maps).float().mean()
-
-
-def churn(previous_prediction: Tensor, prediction: Tensor) -> Tensor:
-    """Share of the predictions, in one shape, that changed, 0 to 1: 0-dim."""
-    require_same_shape(prediction, previous_prediction)
-    return (previous_prediction != prediction).float().mean()
 
 
 def magnitude(norms: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.measures.numeric import (
+    centred,
     centred_ranks,
     defined,
     directional_distance,
@@ -81,12 +82,7 @@ def pearson(now: Tensor, then: Tensor) -> Tensor:
     Signs are kept: on signed maps this is another quantity than on magnitudes.
     """
     both = _defined_pair(now, then)
-    return nan_unless(both, directional_distance(_centred(flat(now)), _centred(flat(then))))
-
-
-def _centred(rows: Tensor) -> Tensor:
-    rows = rows - rows[:, :1]  # a large offset would round the mean
-    return rows - rows.mean(1, keepdim=True)
+    return nan_unless(both, directional_distance(centred(flat(now)), centred(flat(then))))
 
 
 def spearman(now: Tensor, then: Tensor) -> Tensor:

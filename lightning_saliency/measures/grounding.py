@@ -9,11 +9,11 @@ constant or a non-finite map. Report `mask_area` beside the rest: it is the scor
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.measures.numeric import (
+    averaged,
     defined,
     distribution,
     flat,
@@ -75,26 +75,7 @@ def fit_masks(masks: Tensor, spatial: tuple[int, ...]) -> Tensor:
             " give one mask per probe with the map's number of spatial dimensions and no channels."
         )
     fitted = floating(masks if masks.is_floating_point() else masks != 0)
-    for dim, side in enumerate(spatial, start=1):
-        fitted = _average_along(fitted, dim, side)
-    return fitted.clamp(0, 1)  # shares that add up to 1 up to rounding
-
-
-def _average_along(values: Tensor, dim: int, side: int) -> Tensor:
-    """Average `values` along one side to `side` pixels, each the mean over its own interval."""
-    length = values.shape[dim]
-    if length == side:
-        return values
-    # In units of 1/(length·side) of the whole side, all edges are whole numbers.
-    starts = torch.arange(side, device=values.device)[:, None] * length
-    reach = length // side + (2 if length % side else 0)
-    reached = starts // side + torch.arange(reach, device=values.device)
-    ends = torch.minimum(starts + length, (reached + 1) * side)
-    overlap = (ends - torch.maximum(starts, reached * side)).clamp(min=0)
-    before, after = values.shape[:dim], values.shape[dim + 1 :]
-    weights = (overlap / length).to(values.dtype).view(side, reach, *(1 for _ in after))
-    taken = values.index_select(dim, reached.clamp(max=length - 1).flatten())
-    return (taken.view(*before, side, reach, *after) * weights).sum(dim + 1)
+    return averaged(fitted, spatial).clamp(0, 1)  # shares that add up to 1 up to rounding
 
 
 def _covered(maps: Tensor, masks: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ TensorFloat-32 rounds (convolution, matrix product).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,6 +72,44 @@ def directional_distance(now: Tensor, then: Tensor) -> Tensor:
     `vector_norm` adds up in sequence on a CPU.
     """
     return ((_unit(now) - _unit(then)).square().sum(1) / 2).clamp(max=2)
+
+
+def centred(rows: Tensor) -> Tensor:
+    """Subtract the mean of each row (N, P)."""
+    rows = rows - rows[:, :1]  # a large offset would round the mean
+    return rows - rows.mean(1, keepdim=True)
+
+
+def standardised(rows: Tensor) -> Tensor:
+    """Rows (N, P) of mean 0 and length 1, whose products are correlations; NaN where constant."""
+    return _unit(centred(scaled(rows)))
+
+
+def averaged(values: Tensor, sides: Sequence[int], *, skip: int = 1) -> Tensor:
+    """Bring values (*leading, *any) to (*leading, *sides), each the mean over its own area.
+
+    Exact at any ratio, up and down: what straddles an edge counts by its overlap.
+    """
+    for dim, side in enumerate(sides, start=skip):
+        values = _average_along(values, dim, side)
+    return values
+
+
+def _average_along(values: Tensor, dim: int, side: int) -> Tensor:
+    """Average `values` along one side to `side` pixels, each the mean over its own interval."""
+    length = values.shape[dim]
+    if length == side:
+        return values
+    # In units of 1/(length·side) of the whole side, all edges are whole numbers.
+    starts = torch.arange(side, device=values.device)[:, None] * length
+    reach = length // side + (2 if length % side else 0)
+    reached = starts // side + torch.arange(reach, device=values.device)
+    ends = torch.minimum(starts + length, (reached + 1) * side)
+    overlap = (ends - torch.maximum(starts, reached * side)).clamp(min=0)
+    before, after = values.shape[:dim], values.shape[dim + 1 :]
+    weights = (overlap / length).to(values.dtype).view(side, reach, *(1 for _ in after))
+    taken = values.index_select(dim, reached.clamp(max=length - 1).flatten())
+    return (taken.view(*before, side, reach, *after) * weights).sum(dim + 1)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -93,14 +93,14 @@ def grid(
     if since is not None:
         cells.append(_changes(unit, reference, size, lettering, signed))
     tiling = grid_tiling(len(pictures), size, len(cells))
-    body = tiling.assemble(_blocks(cells, captions, lettering))
+    body = tiling.assemble(blocks(cells, captions, lettering))
     _frame_flips(body, tiling, captions)
     if total > len(pictures):
         title += f" · {len(pictures)} of {total} probes"
-    headings = _headings(tiling, size[1], lettering, _HEADINGS[: len(cells)])
+    head_line = headings(tiling, size[1], lettering, _HEADINGS[: len(cells)])
     width = sheet_width(body.shape[1] - 2 * tiling.inset)
     head = header(width, title, _keys(colours, captions, since), lettering)
-    return compose(head, np.concatenate([headings, body]), MARGIN - tiling.inset)
+    return compose(head, np.concatenate([head_line, body]), MARGIN - tiling.inset)
 
 
 def _frame_flips(body: Bytes, tiling: Tiling, captions: Sequence[Caption]) -> None:
@@ -160,23 +160,25 @@ def _changes(
     return cells
 
 
-def _blocks(cells: Sequence[Bytes], captions: Sequence[Caption], lettering: Lettering) -> Bytes:
+def blocks(cells: Sequence[Bytes], captions: Sequence[Caption], lettering: Lettering) -> Bytes:
+    """Lay cells of each kind, (N, *size, 3), side by side over their captions, for `assemble`."""
     count, height, width = cells[0].shape[:3]
     across = _across(len(cells), width)
     deep = height + STRIP_HEIGHT
-    blocks = plain(count * deep, across).reshape(count, deep, across, 3)
+    laid = plain(count * deep, across).reshape(count, deep, across, 3)
     for place, kind in enumerate(cells):
         left = place * (width + GAP)
-        blocks[:, :height, left : left + width] = kind
-    blocks[:, height:] = caption_strips(captions, across, lettering)
-    return blocks
+        laid[:, :height, left : left + width] = kind
+    laid[:, height:] = caption_strips(captions, across, lettering)
+    return laid
 
 
 def _across(cells: int, width: int) -> int:
     return cells * width + (cells - 1) * GAP
 
 
-def _headings(tiling: Tiling, cell_width: int, lettering: Lettering, names: Sequence[str]) -> Bytes:
+def headings(tiling: Tiling, cell_width: int, lettering: Lettering, names: Sequence[str]) -> Bytes:
+    """Draw the line (HEADINGS, W, 3) that names the cells of each column of blocks."""
     image = Image.new("RGB", (tiling.size[1], HEADINGS), SHEET)
     draw = ImageDraw.Draw(image)
     for column in range(tiling.columns):

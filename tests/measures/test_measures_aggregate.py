@@ -8,7 +8,6 @@ import torch
 
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.measures.aggregate import (
-    churn,
     defined,
     magnitude,
     quantiles,
@@ -47,14 +46,6 @@ def test_defined_and_undefined_share() -> None:
     assert defined(maps).tolist() == expected
     assert undefined_share(maps).item() == 0.5
     assert undefined_share(torch.empty(3, 4, device="meta")).shape == ()
-
-
-def test_churn_is_the_share_of_changed_predictions() -> None:
-    before, now = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 3, 3])
-    assert churn(before, now).item() == 0.25
-    assert churn(before, before).item() == 0.0
-    with pytest.raises(ConfigurationError, match="differ in shape"):
-        churn(before[:, None], now)
 
 
 def test_magnitude_is_log10_of_the_median() -> None:

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.measures import MEASURES, Drift, Grounding, Measure, Shape
+from lightning_saliency.measures import MEASURES, Drift, Grounding, Measure, Shape, Stimulus
 from lightning_saliency.measures.shape import centroid
 
 NAMES = list(MEASURES)
 DRIFTS = {name: m.function for name, m in MEASURES.items() if isinstance(m, Drift)}
+OF_A_BATCH = {name for name, m in MEASURES.items() if isinstance(m, Stimulus)}
+"""Their null is of the other probes' images."""
+SIGNED = {"border_mass", "centre_bias", *OF_A_BATCH}
 BOUNDED_BY_2 = {"cosine", "signed_pearson", "signed_spearman", "pearson", "spearman", "ssim"}
+BOUNDED_BY_2 |= OF_A_BATCH - {"stimulus_share"}
 SPATIAL = [(31,), (9, 14), (6, 7, 5)]
 
 
@@ -31,11 +35,17 @@ def masks_of(*shape: int) -> Tensor:
     return maps_of(*shape, seed=99) > 0.8
 
 
+def images_like(maps: Tensor) -> Tensor:
+    """Two channels of noise for each map, the same for maps of one shape."""
+    shape = (len(maps), 2, *maps.shape[1:])
+    if maps.device.type == "meta":
+        return torch.empty(shape, device="meta")
+    return torch.rand(shape, generator=torch.Generator().manual_seed(7))
+
+
 def apply(measure: Measure, now: Tensor, then: Tensor, masks: Tensor) -> Tensor:
-    more = (
-        [then] if isinstance(measure, Drift) else [masks] if isinstance(measure, Grounding) else []
-    )
-    values: Tensor = measure.function(now, *more)
+    others = {Drift: [then], Grounding: [masks], Stimulus: [images_like(now)]}
+    values: Tensor = measure.function(now, *others.get(type(measure), []))
     return values
 
 
@@ -96,7 +106,9 @@ def test_values_are_finite_one_per_probe_and_within_the_stated_range(
         upper = 2.0 if name in BOUNDED_BY_2 else 1.0
         if name == "centroid_shift":
             upper = sum((side - 1) ** 2 for side in spatial) ** 0.5
-        assert ((values >= 0) & (values <= upper)).all()
+        if name == "background_mass":
+            upper = 1 / float(1 - masks.flatten(1).float().mean(1).amax())
+        assert ((values >= (-upper if name in SIGNED else 0)) & (values <= upper)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,12 +140,16 @@ def test_a_constant_map_is_undefined(name: str, constant: float, spatial: tuple[
 @pytest.mark.parametrize("name", NAMES)
 def test_permuting_the_batch_permutes_the_result(name: str) -> None:
     a, b, masks = maps_of(7, 10, 11), maps_of(7, 10, 11, seed=1), masks_of(7, 10, 11)
-    order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
+    order, function = torch.tensor([3, 0, 6, 1, 5, 2, 4]), MEASURES[name].function
+    if name in OF_A_BATCH:
+        permuted, expected = function(a[order], images_like(a)[order]), function(a, images_like(a))
+        torch.testing.assert_close(permuted, expected[order], rtol=0, atol=1e-6)
+        return
     permuted = apply(MEASURES[name], a[order], b[order], masks[order])
     assert torch.equal(permuted, apply(MEASURES[name], a, b, masks)[order])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - OF_A_BATCH))
 def test_a_batch_equals_its_probes_one_by_one(name: str) -> None:
     a, b, masks = maps_of(4, 10, 11), maps_of(4, 10, 11, seed=1), masks_of(4, 10, 11)
     single = [apply(MEASURES[name], a[i, None], b[i, None], masks[i, None]) for i in range(4)]
@@ -194,7 +210,7 @@ def test_inputs_are_not_written_to(name: str) -> None:
     assert all(torch.equal(x, y) for x, y in zip((a, b, masks), before, strict=True))
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - BOUNDED_BY_2 | {"ssim"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - BOUNDED_BY_2 | {"ssim"} | OF_A_BATCH))
 def test_magnitude_measures_do_not_see_the_sign(name: str) -> None:
     signs = torch.randn(4, 9, 9, generator=torch.Generator().manual_seed(5)).sign()
     a, b, masks = maps_of(4, 9, 9), maps_of(4, 9, 9, seed=1), masks_of(4, 9, 9)
@@ -225,4 +241,4 @@ def test_centroid_keeps_the_laws_too() -> None:
 
 def test_the_table_holds_every_kind() -> None:
     kinds = {type(measure) for measure in MEASURES.values()}
-    assert kinds == {Drift, Shape, Grounding}
+    assert kinds == {Drift, Shape, Grounding, Stimulus}

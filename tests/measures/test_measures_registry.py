@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from lightning_saliency.measures import (
     Drift,
     Grounding,
     Shape,
+    Stimulus,
     describe,
     drift,
     resolve_measures,
@@ -85,7 +87,8 @@ def test_every_description_is_one_line_with_its_range(name: str) -> None:
     line = describe(name)
     assert "\n" not in line
     assert len(line) < 140
-    assert "0 to " in line or "0 or 1" in line
+    assert re.search(r"\d to |0 or 1", line)
+    assert re.search(r"\b0\b", line), "what 0 means"
     assert describe(MEASURES[name]) == line
 
 
@@ -113,7 +116,7 @@ def test_names_that_are_no_part_of_a_tag_of_the_users_are_refused(name: Any) -> 
         resolve_measures({name: "entropy"})
 
 
-@pytest.mark.parametrize("kind", [Drift, Grounding, Shape])
+@pytest.mark.parametrize("kind", [Drift, Grounding, Shape, Stimulus])
 def test_what_is_no_function_is_refused(kind: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"{kind.__name__}\(function='ssim'\)"):
         kind("ssim")

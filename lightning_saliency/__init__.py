@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lightning_saliency.alerts import Alerts as Alerts
+    from lightning_saliency.alerts import Chart as Chart
     from lightning_saliency.attribution import LIME as LIME
     from lightning_saliency.attribution import RISE as RISE
     from lightning_saliency.attribution import AblationCAM as AblationCAM
@@ -43,9 +45,11 @@ if TYPE_CHECKING:
     from lightning_saliency.attribution import TenView as TenView
     from lightning_saliency.attribution import VarGrad as VarGrad
     from lightning_saliency.attribution import XGradCAM as XGradCAM
+    from lightning_saliency.audits import Audits as Audits
     from lightning_saliency.class_models import ClassModel as ClassModel
     from lightning_saliency.errors import ConfigurationError as ConfigurationError
     from lightning_saliency.errors import ObservationError as ObservationError
+    from lightning_saliency.faithfulness import Faithfulness as Faithfulness
     from lightning_saliency.localisation import Localisation as Localisation
     from lightning_saliency.localisation import localisation_error as localisation_error
     from lightning_saliency.localisation import localise as localise
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
     from lightning_saliency.measures import Drift as Drift
     from lightning_saliency.measures import Grounding as Grounding
     from lightning_saliency.measures import Shape as Shape
+    from lightning_saliency.measures import Stimulus as Stimulus
     from lightning_saliency.monitor import SaliencyMonitor as SaliencyMonitor
     from lightning_saliency.notebook import explain as explain
     from lightning_saliency.observation import observing as observing
@@ -69,6 +74,7 @@ if TYPE_CHECKING:
     from lightning_saliency.voice import SaliencyWarning as SaliencyWarning
 
 _HOMES = {
+    "alerts": "Alerts Chart",
     "attribution": (
         "AblationCAM AttentionRollout BlurIG Captum DeconvNet DeepLIFT EigenCAM FullGrad "
         "GradCAM GradCAMPlusPlus GradientRollout GradientSHAP GuidedBackprop GuidedIG "
@@ -76,10 +82,12 @@ _HOMES = {
         "LayerGradientAttention Method Occlusion RISE Saliency ScoreCAM SmoothGrad "
         "SmoothGradSquared TenView VarGrad XGradCAM"
     ),
+    "audits": "Audits",
     "class_models": "ClassModel",
     "errors": "ConfigurationError ObservationError",
+    "faithfulness": "Faithfulness",
     "localisation": "Localisation localisation_error localise salient_region",
-    "measures": "Drift Grounding Shape",
+    "measures": "Drift Grounding Shape Stimulus",
     "monitor": "SaliencyMonitor",
     "notebook": "explain",
     "observation": "observing",

@@ -13,6 +13,10 @@ ROOM = 64 * 2**20
 """Bytes of a disk that no picture takes: they are left to numbers and checkpoints."""
 
 
+PLUGIN = "lightning_saliency"
+"""Whose arrays are in the event files: other readers pass over them."""
+
+
 def image_summary(tag: str, picture: NDArray[np.uint8], encoded: bytes) -> Any:
     """The event of one picture: TensorBoard passes an encoded image through untouched."""
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -20,6 +24,39 @@ def image_summary(tag: str, picture: NDArray[np.uint8], encoded: bytes) -> Any:
     height, width, _ = picture.shape
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
     return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
+def array_summary(tag: str, array: NDArray[np.float32]) -> Any:
+    """The event of an array, which dashboards pass over and programs read back."""
+    from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN)
+    metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
+    value = Summary.Value(tag=tag, tensor=make_tensor_proto(array), metadata=metadata)
+    return Summary(value=[value])
+
+
+def read_arrays(folder: str) -> dict[str, tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
+    """What `array_summary` wrote into the event files of a folder: tag → steps and arrays.
+
+    Reads as TensorBoard does: what a resumed run wrote anew counts once.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(folder, size_guidance={TENSORS: 0})
+    events.Reload()
+    found = {}
+    try:
+        tags = events.PluginTagToContent(PLUGIN)
+    except KeyError:  # nothing of ours
+        return {}
+    for tag in tags:
+        series = events.Tensors(tag)
+        steps = np.array([event.step for event in series], dtype=np.int64)
+        found[tag] = steps, [make_ndarray(event.tensor_proto) for event in series]
+    return found
 
 
 def write_summary(experiment: Any, summary: Any, step: int, now: float) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningCLI
 
 # Imported so that YAML may name them without their module.
 from lightning_saliency import attribution, measures, targets  # noqa: F401
+from lightning_saliency.calibrate import calibrate
 from lightning_saliency.monitor import SaliencyMonitor  # noqa: F401
 
 
@@ -31,11 +32,17 @@ def main(args: Sequence[str] | None = None) -> LightningCLI:
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        parser_kwargs={"prog": "lightning-saliency"},
+        parser_kwargs={
+            "prog": "lightning-saliency",
+            "epilog": "Besides: lightning-saliency calibrate RUN…, the threshold of region alerts.",
+        },
         args=None if args is None else list(args),
     )
 
 
 def run() -> None:
     """The command of a shell: what a Python caller gets of `main` would be its exit status."""
-    main()
+    if sys.argv[1:2] == ["calibrate"]:
+        calibrate(sys.argv[2:])
+    else:
+        main()

@@ -7,13 +7,19 @@ from contextlib import nullcontext
 from math import nan
 from typing import NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency.class_models import ClassModel, as_bytes, class_models
+from lightning_saliency.course import Course
 from lightning_saliency.gallery import Picture, View, drawn
+from lightning_saliency.measures.aggregate import quantiles
+from lightning_saliency.measures.decomposition import tortuosity
 from lightning_saliency.memory import CONCEPTS, Column, Memory
 from lightning_saliency.ranks import Ranks
-from lightning_saliency.readings import readings, to_host
+from lightning_saliency.readings import Beside, readings, to_host
 from lightning_saliency.session import Session
 from lightning_saliency.settings import Settings
 from lightning_saliency.sighting import Sighting
@@ -22,14 +28,48 @@ from lightning_saliency.trainers import Moment
 
 
 class Finding(NamedTuple):
-    """What an observation gives to the loggers, by the end of each tag."""
+    """What an observation gives to the loggers, by the end of each tag.
+
+    Attributes:
+        numbers: scalars.
+        pictures: drawn where that holds nobody up.
+        texts: Markdown.
+        arrays: series that programs read, not people.
+    """
 
     numbers: Mapping[str, float] = {}
     pictures: Mapping[str, Picture] = {}
+    texts: Mapping[str, str] = {}
+    arrays: Mapping[str, NDArray[np.float32]] = {}
 
     def timed(self, times: Mapping[str, float]) -> Finding:
         """The same with what it took."""
-        return Finding({**self.numbers, **times}, self.pictures)
+        return self._replace(numbers={**self.numbers, **times})
+
+    def joined(self, other: Finding) -> Finding:
+        """Both."""
+        return Finding(
+            {**self.numbers, **other.numbers},
+            {**self.pictures, **other.pictures},
+            {**self.texts, **other.texts},
+            {**self.arrays, **other.arrays},
+        )
+
+
+class Found(NamedTuple):
+    """What an observation of the probes gave.
+
+    Attributes:
+        finding: for the loggers.
+        now: what is remembered of it.
+        memory: one observation later.
+        strangers: names of methods whose maps changed their size: their drift starts anew.
+    """
+
+    finding: Finding
+    now: Snapshot
+    memory: Memory
+    strangers: list[str]
 
 
 def found(
@@ -41,7 +81,8 @@ def found(
     settings: Settings,
     ranks: Ranks,
     masks: Tensor | None,
-) -> tuple[Finding, Memory, list[str]]:
+    images: Tensor | None = None,
+) -> Found:
     """Measure what was seen of all probes, against what is remembered of them.
 
     Args:
@@ -52,25 +93,45 @@ def found(
         settings: what the user asked for.
         ranks: of the Trainer.
         masks: `(N, *spatial)` on the device of the maps, or None.
-
-    Returns:
-        The finding, the memory one observation later, and the names of methods whose maps changed
-        their size: their drift starts anew.
+        images: `(N, C, *spatial)` there, the probes as a person knows them, where a measure reads
+            them.
     """
     now = Snapshot.of(seen, step=moment.step, label=moment.label)
     memory, strangers = memory.fitting(now)
     others, then = memory.snapshots, memory.compared_with(settings.reference)
+    beside = Beside(session.classes, masks, images, session.number)
     if not others:  # what only later observations measure is proved to work, too
-        readings(seen, now, {"previous": now}, session.measures, masks)
-    numbers = readings(seen, now, others, session.measures, masks)
+        readings(seen, now, {"previous": now, "first": now}, session.measures, beside)
+    numbers, steps = readings(seen, now, others, session.measures, beside)
     concepts = _concepts(session, settings.class_models, ranks)
-    host = to_host(numbers | drawn(seen, now, others.get("previous"), then) | concepts)
+    host = to_host(numbers | drawn(seen, now, others.get("previous"), then) | concepts | steps)
     scalars = {name: float(host[name]) for name in numbers}
     drift = {name: scalars.get(f"{name}/drift_previous", nan) for name in now.series}
-    memory = memory.after(now, Column.of(memory.count, moment.label, host, drift))
+    column = Column.of(memory.count, moment.label, host, drift)
+    memory = memory.after(now, column, _each(host, "previous", now))
+    scalars |= _tortuosity(memory.course, _each(host, "first", now))
     classes = settings.class_models.classes if settings.class_models is not None else ()
     pictures = session.gallery.pictures(View.of(now, then, memory.columns, host, classes))
-    return Finding(scalars, pictures), memory.marked(now, settings.reference), strangers
+    marked = memory.marked(now, settings.reference)
+    return Found(Finding(scalars, pictures), now, marked, strangers)
+
+
+def _each(host: Mapping[str, NDArray[np.float32]], other: str, now: Snapshot) -> dict[str, Tensor]:
+    """The drift of each probe from another observation, by method."""
+    return {
+        name: torch.from_numpy(host[f"{other} {name}"].copy())
+        for name in now.series
+        if f"{other} {name}" in host
+    }
+
+
+def _tortuosity(course: Course, ways: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far the maps went ÷ how far they are from where they began: median over probes."""
+    return {
+        f"{name}/tortuosity": float(quantiles(tortuosity(course.paths[name], way), (0.5,))[0])
+        for name, way in ways.items()
+        if name in course.paths
+    }
 
 
 def _concepts(session: Session, how: ClassModel | None, ranks: Ranks) -> dict[str, Tensor]:

@@ -149,6 +149,35 @@ class History:
             _ = state["version"], state["settings"].keys()
 
 
+def left_by(path: str, name: str) -> Memory:
+    """What a monitor remembered when a checkpoint was written.
+
+    Args:
+        path: of the checkpoint.
+        name: of the monitor.
+
+    Raises:
+        ConfigurationError: no such file, no checkpoint, or none that such a monitor took part in.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        states = checkpoint.get("callbacks", {})
+    except Exception as error:
+        raise ConfigurationError(
+            f"{path!r} can't be read as a checkpoint: {in_words(error)}"
+        ) from error
+    wanted = f"{{'name': {name!r}}}"
+    for key, state in states.items():
+        if "Saliency" in str(key) and str(key).endswith(wanted) and state:
+            with telling_damage():
+                return Memory.from_state(state["memory"])
+    known = ", ".join(map(str, states)) or "none"
+    raise ConfigurationError(
+        f"{path!r} holds no observations of a SaliencyMonitor of the name {name!r}. The callbacks "
+        f"in it: {known}."
+    )
+
+
 @contextmanager
 def telling_damage() -> Iterator[None]:
     """Read a checkpoint's state, and say so where something in it is missing or of another kind."""

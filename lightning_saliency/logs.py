@@ -6,6 +6,7 @@ monitor's docstring show that table.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Tag:
     """One row of the table: `{…}` stands for a name that the user chose."""
 
     pattern: str
-    kind: Literal["image", "scalar", "text"]
+    kind: Literal["image", "scalar", "text", "tensor"]
     content: str
 
 
@@ -49,6 +50,18 @@ TAGS = (
         "maximises the class's score, and the probability it reaches",
     ),
     Tag(
+        "saliency/floors",
+        "image",
+        "with `audits`: one row per method: how far its maps move when nothing that matters "
+        "changed, and when all did, beside the drift of now; as text with what was changed",
+    ),
+    Tag(
+        "saliency/alert",
+        "image",
+        "of a region alert: the cell, what passed or the probes, covered and swapped, and what "
+        "that did to the score; as text in words",
+    ),
+    Tag(
         "saliency/{method}/drift_previous",
         "scalar",
         "1 − cosine of the signed maps to the previous observation, 0 (same) to 2, unrelated 1; "
@@ -59,6 +72,28 @@ TAGS = (
         "saliency/{method}/drift_reference",
         "scalar",
         "the same to the reference, when one is configured",
+    ),
+    Tag(
+        "saliency/{method}/drift_previous_{part}",
+        "scalar",
+        "means: of the probes whose prediction `stayed` or `flipped`; `by_class`, where classes "
+        "weigh the same; of the `worst_class`; `of_chance`, ÷ the same between mismatched probes",
+    ),
+    Tag(
+        "saliency/{method}/tortuosity",
+        "scalar",
+        "the way that the maps went ÷ the distance from the first, from 1 (straight) on; median",
+    ),
+    Tag(
+        "saliency/{method}/crossval_{other}",
+        "scalar",
+        "of methods that draw samples: drift without their noise, about 0 to 2, mean over probes; "
+        "with `…_z`, and `…_detectable`, the smallest that is told from none",
+    ),
+    Tag(
+        "saliency/{method}/reliability",
+        "scalar",
+        "of the same: 1 noiseless, below 0.5 mostly noise; median. `unreliable`: the share below",
     ),
     Tag(
         "saliency/{method}/{measure}",
@@ -78,6 +113,41 @@ TAGS = (
         "scalar",
         "share of this method's maps that are constant or not finite, and left out of its numbers",
     ),
+    Tag(
+        "saliency/{method}/floor_{rung}",
+        "scalar",
+        "with `audits`: the drift by `repeat`, `batch_size`, `precision`, `jitter_1`, `jitter_5`, "
+        "`pixel`, `step`, `seed` and `redrawn`; median, `…_p10`, `…_p90`",
+    ),
+    Tag(
+        "saliency/{method}/{audit}",
+        "scalar",
+        "with `audits`: `insertion` (above 0) and `deletion` (below 0) against a random order; "
+        "`sanity`, once: rank correlation with the maps of random weights, good near 0",
+    ),
+    Tag(
+        "saliency/agreement/{method}/{method}",
+        "scalar",
+        "with `audits`: rank correlation of two methods' maps of the same probes; median",
+    ),
+    Tag(
+        "saliency/context_swap_gap",
+        "scalar",
+        "with `audits` and masks: what the score loses on backgrounds of other classes",
+    ),
+    Tag("saliency/alerts", "scalar", "region alerts so far"),
+    Tag(
+        "saliency/region_z",
+        "scalar",
+        "the largest z of a cell that gained evidence; an alert where it passes the threshold",
+    ),
+    Tag(
+        "saliency/event_z",
+        "scalar",
+        "how unusual the drift of all maps is in this run; high at changes of the learning rate",
+    ),
+    Tag("saliency/cells/{panel}", "tensor", "shares of the cells, for `calibrate`"),
+    Tag("saliency/classes", "text", "drift and flips of each class"),
     Tag("saliency/magnitude", "scalar", "log10 of the median norm of the input gradient"),
     Tag("saliency/churn", "scalar", "share of predictions that flipped since the previous, 0 to 1"),
     Tag(
@@ -139,11 +209,29 @@ class Ledger:
             raise
 
 
-def write_text(
-    loggers: Iterable[Any], tag: str, text: str, step: int
+def write_texts(
+    loggers: Iterable[Any], texts: Mapping[str, str], step: int
 ) -> list[tuple[Any, Exception]]:
     """Markdown, to those loggers that show it."""
-    return _each(boards(loggers), lambda one: one.experiment.add_text(tag, text, step))
+
+    def write(logger: Any) -> None:
+        for tag, text in texts.items():
+            logger.experiment.add_text(tag, text, step)
+
+    return _each(boards(loggers), write)
+
+
+def write_arrays(
+    loggers: Iterable[Any], arrays: Mapping[str, NDArray[np.float32]], step: int
+) -> list[tuple[Any, Exception]]:
+    """Series that programs read, to TensorBoard's event files."""
+    now = time.time()
+
+    def write(logger: Any) -> None:
+        for tag, array in arrays.items():
+            board.write_summary(logger.experiment, board.array_summary(tag, array), step, now)
+
+    return _each(boards(loggers), write)
 
 
 def write_pictures(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lightning_saliency.course import Course
 from lightning_saliency.probes import Fingerprint
 from lightning_saliency.snapshot import Snapshot
 
@@ -75,6 +76,8 @@ class Memory:
         columns: of the filmstrip, oldest first.
         count: observations so far.
         stride: the filmstrip keeps every `stride`-th observation; doubled when it is full.
+        course: of the fit, in few numbers.
+        layers: method name → the layers that were found for it, where the user named none.
     """
 
     classes: Tensor
@@ -83,16 +86,23 @@ class Memory:
     columns: tuple[Column, ...] = ()
     count: int = 0
     stride: int = 1
+    course: Course = field(default_factory=Course)
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def after(self, now: Snapshot, column: Column) -> Memory:
-        """The memory one observation later."""
+    def after(self, now: Snapshot, column: Column, steps: Mapping[str, Tensor]) -> Memory:
+        """The memory one observation later; `steps` `(N,)` of each method's maps lead to it."""
         columns, stride = _thinned((*self.columns, column), self.stride)
         first = self.snapshots.get("first", now)
         if now.series.keys() - first.series.keys():  # a method that came later starts later
             first = replace(first, series={**now.series, **first.series})
         snapshots = {**self.snapshots, "first": first, "previous": now}
         return replace(
-            self, snapshots=snapshots, columns=columns, count=self.count + 1, stride=stride
+            self,
+            snapshots=snapshots,
+            columns=columns,
+            count=self.count + 1,
+            stride=stride,
+            course=self.course.gone(steps, {name: column.drift[name] for name in steps}),
         )
 
     def fitting(self, now: Snapshot) -> tuple[Memory, list[str]]:
@@ -123,6 +133,14 @@ class Memory:
         """The same with another reference."""
         return replace(self, snapshots={**self.snapshots, "reference": snapshot})
 
+    def seen_at(self, layers: Mapping[str, tuple[str, ...]]) -> Memory:
+        """The same with the layers that were found for methods."""
+        return replace(self, layers=layers)
+
+    def with_course(self, course: Course) -> Memory:
+        """The same with what was added to the course."""
+        return replace(self, course=course)
+
     def without_reference(self) -> Memory:
         """The same without a reference."""
         return replace(self, snapshots=_but(self.snapshots, {"reference"}))
@@ -141,7 +159,8 @@ class Memory:
         )
         if CONCEPTS in methods:
             columns = tuple(replace(column, concepts=None, reached=None) for column in columns)
-        return replace(self, snapshots=snapshots, columns=columns)
+        course = self.course.without(methods)
+        return replace(self, snapshots=snapshots, columns=columns, course=course)
 
     def to(self, device: torch.device) -> Memory:
         """The same with its maps on another device; what was one snapshot stays one."""
@@ -165,6 +184,8 @@ class Memory:
             "columns": [dict(vars(column)) for column in self.columns],
             "count": self.count,
             "stride": self.stride,
+            "course": self.course.state(),
+            "layers": {name: list(layers) for name, layers in self.layers.items()},
         }
 
     @classmethod
@@ -178,6 +199,9 @@ class Memory:
             tuple(Column(**column) for column in state["columns"]),
             state["count"],
             state["stride"],
+            # Checkpoints from before there were alerts don't have one, and older ones no layers.
+            Course(**state.get("course", {})),
+            {name: tuple(layers) for name, layers in state.get("layers", {}).items()},
         )
 
 

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 from lightning_saliency import trainers
+from lightning_saliency.alerts import Alerts
 from lightning_saliency.attribution import Method, MethodName
+from lightning_saliency.audits import Audits
 from lightning_saliency.class_models import ClassModel
-from lightning_saliency.errors import ConfigurationError, ObservationError, in_words
+from lightning_saliency.errors import ConfigurationError, in_words
 from lightning_saliency.finding import Finding, found
+from lightning_saliency.followup import followed_up
 from lightning_saliency.history import History, telling_damage
-from lightning_saliency.logs import (
-    Ledger,
-    begin_again,
-    board_folders,
-    takes_pictures,
-    write_text,
-)
-from lightning_saliency.measures import Drift, Grounding, MeasureName, Shape
+from lightning_saliency.inquiry import Inquiry
+from lightning_saliency.logs import begin_again
+from lightning_saliency.measures import Drift, Grounding, MeasureName, Shape, Stimulus
 from lightning_saliency.memory import Memory
 from lightning_saliency.observation import out_of_memory
 from lightning_saliency.probes import Probes
+from lightning_saliency.probes.fields import Reading
 from lightning_saliency.progress import Overhead, Progress
 from lightning_saliency.schedule import Every
 from lightning_saliency.session import (
@@ -40,13 +39,13 @@ from lightning_saliency.session import (
 from lightning_saliency.settings import Settings
 from lightning_saliency.sight import sight
 from lightning_saliency.sighting import Sighting
+from lightning_saliency.stream import Stream
 from lightning_saliency.targets import Target, TargetName
+from lightning_saliency.telling import Teller
 from lightning_saliency.trainers import Moment
-from lightning_saliency.voice import Voice
-from lightning_saliency.writer import Format, PictureWriter
+from lightning_saliency.writer import Format
 
 Key = int | Callable[[Any], Any] | str | None
-T = TypeVar("T")
 
 
 class SaliencyMonitor(Callback):
@@ -98,6 +97,11 @@ class SaliencyMonitor(Callback):
         class_models: indices of up to 32 classes: at each observation, what each looks like to the
             model, the picture that maximises its score; or a `ClassModel` with other settings than
             its 32 steps. None for none.
+        audits: every how many observations the maps themselves are checked: their floors, their
+            faithfulness and, once, their sanity; or an `Audits`. Each costs about ten observations.
+        alerts: how many examples of the training, as they pass, are watched beside the probes, so
+            that a part of the image that gains evidence is told; 0 for the probes alone; or an
+            `Alerts` with another threshold. None for no alerts.
 
     Raises:
         ConfigurationError: before the first training step, for anything that can't work; the
@@ -108,28 +112,59 @@ class SaliencyMonitor(Callback):
     - ``saliency/{method}`` (image): up to 32 probes: image, map over image, change since the
       previous observation or the reference; label, prediction and a mark where the prediction
       flipped
-    - ``saliency/{method}/filmstrip`` (image): up to 8 probes × 16 observations, the first and
-      the newest always: the whole history
+    - ``saliency/{method}/filmstrip`` (image): up to 8 probes × 16 observations, the first and the
+      newest always: the whole history
     - ``saliency/class_models`` (image): one row per class, one column per observation as in the
       filmstrip: the picture that maximises the class's score, and the probability it reaches
-    - ``saliency/{method}/drift_previous`` (scalar): 1 − cosine of the signed maps to the
-      previous observation, 0 (same) to 2, unrelated 1; median over probes, with the 10 % and 90
-      % quantiles under `…_p10` and `…_p90`
+    - ``saliency/floors`` (image): with `audits`: one row per method: how far its maps move when
+      nothing that matters changed, and when all did, beside the drift of now; as text with what was
+      changed
+    - ``saliency/alert`` (image): of a region alert: the cell, what passed or the probes, covered
+      and swapped, and what that did to the score; as text in words
+    - ``saliency/{method}/drift_previous`` (scalar): 1 − cosine of the signed maps to the previous
+      observation, 0 (same) to 2, unrelated 1; median over probes, with the 10 % and 90 % quantiles
+      under `…_p10` and `…_p90`
     - ``saliency/{method}/drift_first`` (scalar): the same to the first observation
     - ``saliency/{method}/drift_reference`` (scalar): the same to the reference, when one is
       configured
+    - ``saliency/{method}/drift_previous_{part}`` (scalar): means: of the probes whose prediction
+      `stayed` or `flipped`; `by_class`, where classes weigh the same; of the `worst_class`;
+      `of_chance`, ÷ the same between mismatched probes
+    - ``saliency/{method}/tortuosity`` (scalar): the way that the maps went ÷ the distance from the
+      first, from 1 (straight) on; median
+    - ``saliency/{method}/crossval_{other}`` (scalar): of methods that draw samples: drift without
+      their noise, about 0 to 2, mean over probes; with `…_z`, and `…_detectable`, the smallest that
+      is told from none
+    - ``saliency/{method}/reliability`` (scalar): of the same: 1 noiseless, below 0.5 mostly noise;
+      median. `unreliable`: the share below
     - ``saliency/{method}/{measure}`` (scalar): each further measure: mean over probes; of drift:
       median, as `{measure}_previous`, `…_first`, `…_reference`
     - ``saliency/{method}/{number}`` (scalar): what a method knows of its own maps, median over
       probes: `completeness_gap` (relative; paths, KernelSHAP; DeepLIFT and FullGrad with
-      `target='logit'`), `fit` (R² of LIME and KernelSHAP), `channels_share` (of the activation
-      that Score-CAM and Ablation-CAM weighed)
-    - ``saliency/{method}/undefined`` (scalar): share of this method's maps that are constant or
-      not finite, and left out of its numbers
+      `target='logit'`), `fit` (R² of LIME and KernelSHAP), `channels_share` (of the activation that
+      Score-CAM and Ablation-CAM weighed)
+    - ``saliency/{method}/undefined`` (scalar): share of this method's maps that are constant or not
+      finite, and left out of its numbers
+    - ``saliency/{method}/floor_{rung}`` (scalar): with `audits`: the drift by `repeat`,
+      `batch_size`, `precision`, `jitter_1`, `jitter_5`, `pixel`, `step`, `seed` and `redrawn`;
+      median, `…_p10`, `…_p90`
+    - ``saliency/{method}/{audit}`` (scalar): with `audits`: `insertion` (above 0) and `deletion`
+      (below 0) against a random order; `sanity`, once: rank correlation with the maps of random
+      weights, good near 0
+    - ``saliency/agreement/{method}/{method}`` (scalar): with `audits`: rank correlation of two
+      methods' maps of the same probes; median
+    - ``saliency/context_swap_gap`` (scalar): with `audits` and masks: what the score loses on
+      backgrounds of other classes
+    - ``saliency/alerts`` (scalar): region alerts so far
+    - ``saliency/region_z`` (scalar): the largest z of a cell that gained evidence; an alert where
+      it passes the threshold
+    - ``saliency/event_z`` (scalar): how unusual the drift of all maps is in this run; high at
+      changes of the learning rate
+    - ``saliency/cells/{panel}`` (tensor): shares of the cells, for `calibrate`
+    - ``saliency/classes`` (text): drift and flips of each class
     - ``saliency/magnitude`` (scalar): log10 of the median norm of the input gradient
     - ``saliency/churn`` (scalar): share of predictions that flipped since the previous, 0 to 1
-    - ``saliency/undefined`` (scalar): share of all maps of all methods that are undefined, 0 to
-      1
+    - ``saliency/undefined`` (scalar): share of all maps of all methods that are undefined, 0 to 1
     - ``saliency/mask_area`` (scalar): share of the image that the masks cover, 0 to 1
     - ``saliency/seconds`` (scalar): time that this observation held up the training
     - ``saliency/overhead`` (scalar): share of the fit's time so far, 0 to 1
@@ -149,7 +184,7 @@ class SaliencyMonitor(Callback):
         target: TargetName | Target | Callable[..., Any] = "margin",
         target_class: int | Literal["label", "prediction"] = "label",
         measures: list[MeasureName]
-        | dict[str, MeasureName | Drift | Shape | Grounding]
+        | dict[str, MeasureName | Drift | Shape | Grounding | Stimulus]
         | None = None,
         every: int | Every = 1,
         budget: float | None = None,
@@ -167,44 +202,46 @@ class SaliencyMonitor(Callback):
         name: str = "saliency",
         on_error: Literal["warn", "raise"] = "warn",
         class_models: list[int] | ClassModel | None = None,
+        audits: int | Audits | None = None,
+        alerts: int | Alerts | None = 64,
     ) -> None:
         self.settings = Settings.of(
             **{key: value for key, value in locals().items() if key not in ("self", "__class__")}
         )
-        self._writer = PictureWriter(picture_format, self._picture_failed)
-        self._ledger = Ledger()
-        self._voice = Voice()
+        self._teller = Teller(self.settings, picture_format)
         self._session: Session | None = None
         self._history = History()
         self._passing = Passing(self.settings.fields)
         self._off = False
         self._chunk = self.settings.chunk
-        self._failures = 0
         self._overhead = Overhead()
         self._checkpoint_step: int | None = None
         self._left_out: tuple[Moment, int] | None = None  # and the steps taken by then
         self._goes_on = False
-        self._picture_error: tuple[BaseException, int] | None = None
-        self._failed_steps: set[int] = set()
+        self._resumed = False
+        self._stream: Stream | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the place in the list of callbacks from which averaged weights are seen."""
         trainers.stand_before_averaging(trainer, self)
         self._session, self._checkpoint_step, self._left_out = None, None, None
-        self._passing, self._ledger = Passing(self.settings.fields), Ledger()
-        self._picture_error = None
-        self._failed_steps.clear()
+        self._passing = Passing(self.settings.fields)
+        self._teller.begin()
         if self.settings.reference == "best" and trainer.state.fn.value == "fit":
             trainers.check_best_is_chosen(trainer)
         reason = reason_to_keep_off(trainer, self.settings)
         self._off = reason is not None
-        self._warn(trainer, reason)
+        self._teller.warn(trainer, reason)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock by which the overhead is told, and a new memory for a new fit."""
         self._overhead = Overhead()
         if trainer.global_step == 0 and self._history.restored() is None:
             self._history = History()
+        alerts, restored = self.settings.alerts, self._history.restored()
+        if alerts is not None and alerts.stream:
+            before = 0 if restored is None else restored.count
+            self._stream = Stream(self.settings.fields, alerts.stream, self.settings.seed, before)
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -227,7 +264,7 @@ class SaliencyMonitor(Callback):
             validation = history.validations
             history.validations += epoch >= every.start
             if self.settings.reference == "best":
-                self._warn(trainer, history.follow_best(trainers.best_checkpoint(trainer)))
+                self._teller.warn(trainer, history.follow_best(trainers.best_checkpoint(trainer)))
             history.seen += 1
             if every.due(validation, epoch, trainers.ends_epoch(trainer)):
                 self._spend(trainer, pl_module, trainers.moment_of(trainer))
@@ -242,7 +279,7 @@ class SaliencyMonitor(Callback):
         if self._off or self._session is not None:
             return
         if needs_passing_batches(self.settings, trainer, "validate"):
-            self._voice.warn(
+            self._teller.warn(
                 trainer,
                 "the validation data can only be iterated and no sanity check ran, so its first "
                 "examples become the probes at the first validation: the untrained network is not "
@@ -254,10 +291,21 @@ class SaliencyMonitor(Callback):
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Tell boards where a resumed run goes on, when its first step is known."""
+        """Keep some of what passes; tell boards where a resumed run goes on."""
         if self._goes_on and trainer.is_global_zero:
             begin_again(trainer.loggers, trainers.step_of(trainer))
         self._goes_on = False
+        if self._stream is not None and trainer.is_global_zero and not self._off:
+            try:
+                self._stream.pass_by(batch)
+            except Exception as error:
+                self._stream = None
+                text = "sees no examples of the training as they pass, so alerts are of the probes "
+                self._teller.say(trainer, f"{text}alone: {in_words(error)}")
+
+    def _passed_by(self) -> list[Reading]:
+        """Examples of the training since the observation before."""
+        return [] if self._stream is None else self._stream.emptied()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe after an epoch where nothing is ever validated."""
@@ -277,21 +325,16 @@ class SaliencyMonitor(Callback):
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """See the last numbers and pictures written."""
-        if trainer.is_global_zero:
-            self._ledger.settle(trainer.loggers)
-        self._writer.drain()
-        with trainers.ranks_of(trainer).agreeing():
-            if self._picture_error is not None and self.settings.on_error == "raise":
-                self._failed(trainer, *self._picture_error, "a picture could not be written")
+        self._teller.end(trainer)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give back the thread that writes."""
-        self._writer.close()
+        self._teller.writer.close()
         self._goes_on = False
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give back the thread that writes: there is no teardown after an exception."""
-        self._writer.close()
+        self._teller.writer.close()
 
     def _observe(
         self, trainer: Any, pl_module: Any, session: Session, memory: Memory, moment: Moment
@@ -305,13 +348,44 @@ class SaliencyMonitor(Callback):
         seen = Sighting.from_rows(ranks.together(mine.rows(), len(session.probes)))
         with ranks.observing(watched):
             masks = session.masks(pl_module)
-            finding, memory, strangers = found(
-                session, seen, memory, moment, settings=self.settings, ranks=ranks, masks=masks
+            measured = found(
+                session,
+                seen,
+                memory,
+                moment,
+                settings=self.settings,
+                ranks=ranks,
+                masks=masks,
+                images=session.images(pl_module),
             )
-        for name in strangers:
-            self._warn(trainer, f"{name}'s maps are of another size now: its drift starts anew.")
-        self._history.keep(memory)
-        return finding
+        for name in measured.strangers:
+            text = f"{name}'s maps are of another size now: its drift starts anew."
+            self._teller.warn(trainer, text)
+        fits = trainer.state.fn.value == "fit"
+        inquiry = Inquiry(
+            self.settings,
+            session,
+            ranks,
+            pl_module,
+            seen,
+            measured.now,
+            masks,
+            self._chunk,
+            trainer.optimizers if fits else (),
+            trainers.conduct_of(trainer) if fits else None,
+            self._resumed,
+            self._passed_by,
+        )
+        followed = followed_up(inquiry, memory, measured.finding, measured.memory)
+        self._resumed = False
+        self._history.keep(followed.memory)
+        for text in followed.warnings:
+            self._teller.warn(trainer, text)
+        for text in followed.said:
+            self._teller.say(trainer, text)
+        for what, error in followed.failures:
+            self._teller.failed(trainer, error, moment.step, what)
+        return followed.finding
 
     def _start(self, trainer: Any, pl_module: Any) -> None:
         """Prepare, and observe the untrained network, unless a resumed run has done so.
@@ -332,11 +406,11 @@ class SaliencyMonitor(Callback):
         except Exception as error:
             if not out_of_memory(error):
                 raise session.impossible(error) from error
-            self._failed(trainer, error, step)
+            self._teller.failed(trainer, error, step)
             return
         # The Trainer throws away what is logged in its sanity check, and takes nothing before it.
-        times = self._overhead.since(begun, self._failures)
-        self._tell(trainer, finding.timed(times), step, session)
+        times = self._overhead.since(begun, self._teller.failures)
+        self._overhead.add(self._teller.tell(trainer, finding.timed(times), step, session))
 
     def _spend(self, trainer: Any, pl_module: Any, moment: Moment) -> None:
         """Observe now, if the budget allows it or nothing will be validated after this."""
@@ -358,56 +432,18 @@ class SaliencyMonitor(Callback):
             memory = self._history.get(session.probes.hash)
             unknown = session if memory is None else None
             first = Memory(session.classes, session.probes.fingerprint)
-            self._warn(trainer, trainers.never_averaged(trainer))
+            self._teller.warn(trainer, trainers.never_averaged(trainer))
             finding = self._observe(trainer, pl_module, session, memory or first, moment)
         except Exception as error:
-            self._failed(trainer, error, moment.step)
-        finding = finding.timed(self._overhead.since(begun, self._failures))
+            self._teller.failed(trainer, error, moment.step)
+        finding = finding.timed(self._overhead.since(begun, self._teller.failures))
         numbers = trainers.ranks_of(trainer).numbers_of_first(finding.numbers)
-        self._tell(trainer, Finding(numbers, finding.pictures), moment.step, unknown)
+        finding = finding._replace(numbers=numbers)
+        self._overhead.add(self._teller.tell(trainer, finding, moment.step, unknown))
         # For ModelCheckpoint and EarlyStopping. Not by `pl_module.log`, which reduces what is equal
         # on all ranks; and a compiled `self.log` is compiled anew for each further number.
-        tagged = self._tagged(numbers)
+        tagged = self._teller.tagged(numbers)
         trainer.callback_metrics.update({name: torch.tensor(one) for name, one in tagged.items()})
-
-    def _tell(self, trainer: Any, finding: Finding, step: int, unknown: Session | None) -> None:
-        """Give what was found to the loggers, and introduce a session that is `unknown` there."""
-        begun, loggers = time.perf_counter(), trainer.loggers
-        try:
-            with trainers.ranks_of(trainer).agreeing():
-                if not trainer.is_global_zero:
-                    return
-                refused = self._ledger.write(loggers, self._tagged(finding.numbers), step)
-                refused += [] if unknown is None else self._introduce(trainer, unknown, step)
-                deaf = [logger for logger, _ in refused]
-                hearing = [logger for logger in loggers if logger not in deaf]
-                self._writer.write(hearing, self._tagged(finding.pictures), step)
-                if refused:
-                    raise refused[0][1]
-        except Exception as error:
-            self._failed(trainer, error, step, "a logger did not take the numbers")
-        self._overhead.add(time.perf_counter() - begun)
-
-    def _failed(
-        self,
-        trainer: Any,
-        error: BaseException,
-        step: int,
-        what: str = "an observation failed and was left out",
-    ) -> None:
-        """Count a failure and tell it once, or stop the run where that is wanted."""
-        if self.settings.on_error == "raise":
-            raise ObservationError(
-                f"SaliencyMonitor: {what}: {in_words(error)}\nWith on_error='warn' the training "
-                "would go on without it."
-            ) from error
-        self._count(step)
-        self._voice.warn(trainer, f"{what}: {in_words(error)}", about=f"{what} {type(error)}")
-
-    def _count(self, step: int) -> None:
-        """Count an observation that failed, or a part of it, once."""
-        self._failures += step not in self._failed_steps
-        self._failed_steps.add(step)
 
     def _open(self, trainer: Any, pl_module: Any) -> Session:
         """Open a session, and go on with what is remembered of its probes."""
@@ -422,7 +458,7 @@ class SaliencyMonitor(Callback):
             restored=restored if fits else None,
         )
         for text in self._history.recall(self.settings.described()):
-            self._warn(trainer, text)
+            self._teller.warn(trainer, text)
         if fits:
             self._history.fits(session.probes.hash)
         with trainers.ranks_of(trainer).agreeing():
@@ -450,31 +486,6 @@ class SaliencyMonitor(Callback):
             return Moment(self._checkpoint_step, label)
         return Moment(trainers.step_of(trainer), label)
 
-    def _tagged(self, named: Mapping[str, T]) -> dict[str, T]:
-        return {f"{self.settings.name}/{name}": value for name, value in named.items()}
-
-    def _introduce(self, trainer: Any, session: Session, step: int) -> list[tuple[Any, Exception]]:
-        folders = board_folders(trainer.loggers)
-        command = "tensorboard --logdir {} --samples_per_plugin images=1000"
-        said = command.format(folders[0]) if folders else ""
-        about = session.about(self.settings)
-        if said:
-            about += f"\n\nTensorBoard keeps ten random steps of a picture. All of them: `{said}`"
-        elif not takes_pictures(trainer.loggers):
-            said = "No logger of this Trainer takes pictures, so there are numbers only."
-        self._voice.say(trainer, f"SaliencyMonitor watches {len(session.probes)} probes. {said}")
-        return write_text(trainer.loggers, f"{self.settings.name}/about", about, step)
-
-    def _warn(self, trainer: Any, text: str | None) -> None:
-        if text is not None:
-            self._voice.warn(trainer, text)
-
-    def _picture_failed(self, error: BaseException, step: int) -> None:
-        self._count(step)
-        self._picture_error = self._picture_error or (error, step)
-        text = f"a picture could not be written: {in_words(error)}"
-        self._voice.warn_from_thread(text, about=f"picture: {type(error).__name__}")
-
     def __getstate__(self) -> dict[str, Any]:
         """What another process gets: it opens a session of its own."""
         return {**vars(self), "_session": None}
@@ -487,16 +498,16 @@ class SaliencyMonitor(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: tensors and builtins, on the CPU."""
         state = self._history.state(self.settings.described())
-        return state and state | {"failures": self._failures, "chunk": self._chunk}
+        return state and state | {"failures": self._teller.failures, "chunk": self._chunk}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the data is there to compare it with."""
         if not state_dict:
             return
         self._history.load(state_dict)
-        self._goes_on = True
+        self._goes_on = self._resumed = True
         with telling_damage():
-            self._failures = state_dict["failures"]
+            self._teller.failures = state_dict["failures"]
             chunks = {self.settings.chunk, state_dict["chunk"]} - {None}
         self._chunk = min(chunks, default=None)
 

@@ -11,7 +11,7 @@ done outside `Ranks.agreeing`, and an error that all agreed on is not agreed on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from lightning_saliency.attribution import AnyMethod, Subject, bind
+from lightning_saliency.attribution.binding import Layers
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.observation import observing, out_of_memory
 
@@ -113,6 +115,19 @@ class Ranks:
         result: T = made[0]
         return result
 
+    def bound(
+        self, subject: Subject, inputs: Tensor, methods: Mapping[str, AnyMethod], layers: Layers
+    ) -> dict[str, AnyMethod]:
+        """The methods as rank 0 binds them, with the `layers` that are known."""
+        return bind(
+            subject,
+            inputs,
+            methods,
+            layers=layers,
+            lockstep=self.agreeing if self.sharded else nullcontext,
+            of_first=self.made_by_first if self.size > 1 else None,
+        )
+
     @contextmanager
     def agreeing(self) -> Iterator[None]:
         """Work that counts only if it succeeds on every rank: an error of one ends it on all.
@@ -167,9 +182,10 @@ class Ranks:
     def share_statistics(self, module: nn.Module) -> None:
         """Let all ranks look with rank 0's running statistics, as all of them validate.
 
+        Sharded modules as well: what is decided by numbers decides how many passes all ranks take.
         Call it inside `observing`: the module's own buffers are not written to.
         """
-        if self.size == 1 or self.sharded:
+        if self.size == 1:
             return
         norms = [
             (name, part) for name, part in module.named_modules() if isinstance(part, _NormBase)

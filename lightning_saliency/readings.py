@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,20 +11,40 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.measures import Drift, Grounding, Measure
+from lightning_saliency.measures import Drift, Grounding, Measure, Shape
 from lightning_saliency.measures.aggregate import (
-    churn,
     magnitude,
     mean,
     quantiles,
     undefined_share,
 )
+from lightning_saliency.measures.decomposition import by_class, of_chance, stayed_and_flipped
 from lightning_saliency.measures.drift import cosine
 from lightning_saliency.measures.grounding import fit_masks
+from lightning_saliency.measures.noise import crossval, minimum_detectable, reliability, z_score
 from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Series, Snapshot
 
 QUANTILES = (0.1, 0.5, 0.9)
+
+UNRELIABLE = 0.5
+"""Reliability below which a map is noise for the most part."""
+
+
+class Beside(NamedTuple):
+    """What is known of the N probes beside their maps, on the device of the maps.
+
+    Attributes:
+        classes: `(N,)`, what is explained.
+        masks: `(N, *spatial)` of the inputs, for measures of grounding; those are left out without.
+        images: `(N, C, *spatial)`, for measures of the stimulus; those are left out without.
+        number: of classes; 0 where the classes mean something else.
+    """
+
+    classes: Tensor
+    masks: Tensor | None = None
+    images: Tensor | None = None
+    number: int = 0
 
 
 def readings(
@@ -31,8 +52,8 @@ def readings(
     now: Snapshot,
     others: Mapping[str, Snapshot],
     measures: Mapping[str, Measure],
-    masks: Tensor | None,
-) -> dict[str, Tensor]:
+    beside: Beside,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """All scalars of one observation by the end of their tag, as 0-dim tensors on the device.
 
     Args:
@@ -40,33 +61,84 @@ def readings(
         now: its snapshot.
         others: earlier snapshots of the same probes by name, such as ``previous``.
         measures: what is measured beside directional drift.
-        masks: `(N, *spatial)` of the inputs, for measures of grounding; those are left out without.
+        beside: what is known of the probes.
 
     Returns:
         ``{method}/drift_{other}``: median over probes, with the 10 % and 90 % quantiles under
         ``…_p10`` and ``…_p90``; ``{method}/{measure}_{other}``: median; ``{method}/{measure}``:
-        mean over the probes where it is defined; ``magnitude``, ``churn``, ``undefined``,
-        ``mask_area``.
+        mean over the probes where it is defined; the drift since the previous taken apart, and the
+        noise of methods that draw samples, as `logs.TAGS` says; ``magnitude``, ``churn``,
+        ``undefined``, ``mask_area``. And the drift of each probe, `(N,)`, by ``{other} {method}``,
+        and the ``reliability {method}``.
     """
     found: dict[str, Tensor] = {}
+    steps: dict[str, Tensor] = {}
+    flipped = None
+    if "previous" in others:
+        flipped = others["previous"].predictions != now.predictions
     for method, series in now.series.items():
         earlier = {
             name: other.series[method] for name, other in others.items() if method in other.series
         }
         for name, then in earlier.items():
-            found |= _spread(
-                f"{method}/drift_{name}", _drift(Drift(cosine, "signed"), series, then)
-            )
+            distance = _drift(Drift(cosine, "signed"), series, then)
+            found |= _spread(f"{method}/drift_{name}", distance)
+            steps[f"{name} {method}"] = distance
+        if flipped is not None and "previous" in earlier:
+            moved = steps[f"previous {method}"]
+            found |= _taken_apart(f"{method}/drift_previous", moved, flipped, beside)
+            before = earlier["previous"].signed.float()
+            chance = of_chance(cosine, series.signed.float(), before)
+            found[f"{method}/drift_previous_of_chance"] = chance
+        if series.halves is not None:
+            steps[f"reliability {method}"] = reliability(series.halves.float())
+            found |= _noise(method, series.halves, steps[f"reliability {method}"], earlier)
         found[f"{method}/undefined"] = undefined_share(series.map)
         for measure, one in measures.items():
-            found |= _measured(f"{method}/{measure}", one, series, earlier, masks)
+            found |= _measured(f"{method}/{measure}", one, series, earlier, beside)
         for number, values in seen.maps[method].numbers.items():
             found[f"{method}/{number}"] = quantiles(values, (0.5,))[0]
-    return found | _of_all(seen, now, others, masks)
+    return found | _of_all(seen, now, flipped, beside.masks), steps
+
+
+def _taken_apart(tag: str, drift: Tensor, flipped: Tensor, beside: Beside) -> dict[str, Tensor]:
+    """Who moved: those whose prediction stayed or flipped, and which class."""
+    stayed, turned = stayed_and_flipped(drift, flipped)
+    found = {f"{tag}_stayed": stayed, f"{tag}_flipped": turned}
+    if beside.number > 1:
+        classes = by_class(drift, beside.classes, beside.number)
+        found |= {f"{tag}_by_class": classes.overall, f"{tag}_worst_class": classes.worst}
+    return found
+
+
+def _noise(
+    method: str, halves: Tensor, known: Tensor, earlier: Mapping[str, Series]
+) -> dict[str, Tensor]:
+    """Drift without the noise of samples, and how much noise the map has."""
+    found = {
+        f"{method}/reliability": quantiles(known, (0.5,))[0],
+        f"{method}/unreliable": mean(known.isnan() | (known < UNRELIABLE)),
+    }
+    for name, then in earlier.items():
+        if then.halves is not None and then.halves.shape == halves.shape:
+            distance, tag = (
+                crossval(halves.float(), then.halves.float()),
+                f"{method}/crossval_{name}",
+            )
+            found |= {
+                tag: mean(distance),
+                f"{tag}_z": z_score(distance),
+                f"{tag}_detectable": minimum_detectable(distance),
+            }
+    return found
 
 
 def _measured(
-    tag: str, one: Measure, now: Series, earlier: Mapping[str, Series], masks: Tensor | None
+    tag: str,
+    one: Measure,
+    now: Series,
+    earlier: Mapping[str, Series],
+    beside: Beside,
 ) -> dict[str, Tensor]:
     """One further measure of one method's maps."""
     if isinstance(one, Drift):
@@ -74,12 +146,13 @@ def _measured(
             name: _checked(tag, _drift(one, now, then), now) for name, then in earlier.items()
         }
         return {f"{tag}_{name}": quantiles(each, (0.5,))[0] for name, each in values.items()}
-    if not isinstance(one, Grounding):
-        return {tag: mean(_checked(tag, one.function(_magnitude(now)), now))}
-    if masks is None:
-        return {}
     maps = _magnitude(now)
-    return {tag: mean(_checked(tag, one.function(maps, fit_masks(masks, maps.shape[1:])), now))}
+    if isinstance(one, Shape):
+        return {tag: mean(_checked(tag, one.function(maps), now))}
+    held = beside.images
+    if isinstance(one, Grounding):
+        held = None if beside.masks is None else fit_masks(beside.masks, maps.shape[1:])
+    return {} if held is None else {tag: mean(_checked(tag, one.function(maps, held), now))}
 
 
 def _checked(tag: str, values: object, series: Series) -> Tensor:
@@ -94,15 +167,15 @@ def _checked(tag: str, values: object, series: Series) -> Tensor:
 
 
 def _of_all(
-    seen: Sighting, now: Snapshot, others: Mapping[str, Snapshot], masks: Tensor | None
+    seen: Sighting, now: Snapshot, flipped: Tensor | None, masks: Tensor | None
 ) -> dict[str, Tensor]:
     """What is said once, not per method."""
     shares = [undefined_share(series.map) for series in now.series.values()]
     found = {"undefined": torch.stack(shares).mean()}
     if seen.gradient_norm is not None:
         found["magnitude"] = magnitude(seen.gradient_norm)
-    if "previous" in others:
-        found["churn"] = churn(others["previous"].predictions, now.predictions)
+    if flipped is not None:
+        found["churn"] = mean(flipped)
     if masks is not None:
         found["mask_area"] = masks.float().mean()
     return found

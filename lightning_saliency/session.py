@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from lightning_saliency import trainers
-from lightning_saliency.attribution import AnyMethod, Subject, bind
+from lightning_saliency.attribution import AnyMethod, Subject
+from lightning_saliency.attribution.binding import NOWHERE, Layers, layers_found
 from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.errors import ConfigurationError, in_words
 from lightning_saliency.gallery import Gallery
-from lightning_saliency.measures import Measure
+from lightning_saliency.history import left_by
+from lightning_saliency.measures import Measure, Stimulus
 from lightning_saliency.memory import Memory
 from lightning_saliency.observation import observing, out_of_memory
 from lightning_saliency.probes import (
@@ -52,6 +54,10 @@ class Session:
         measures: what is measured beside directional drift.
         gallery: how the probes look.
         chunk: probes per pass, if nobody says otherwise.
+        scores: how many the model gives to each probe.
+        layers: those of the methods that were found, since the user named none.
+        bound_at: the methods, with other layers instead of those that would be found.
+        other: method → the signed maps of the same probes at the end of a run with another seed.
     """
 
     probes: Probes
@@ -61,6 +67,10 @@ class Session:
     measures: Mapping[str, Measure]
     gallery: Gallery
     chunk: int
+    scores: int
+    layers: Layers
+    bound_at: Callable[[Layers], Mapping[str, AnyMethod]]
+    other: Mapping[str, Tensor] | None = None
 
     def inputs(self, pl_module: trainers.Module, share: Sequence[int]) -> Tensor:
         """A share of the probes on the model's device, in the memory format of its weights."""
@@ -73,14 +83,41 @@ class Session:
         )
         return inputs.contiguous(memory_format=torch.channels_last) if last else inputs
 
+    @property
+    def number(self) -> int:
+        """Of the classes that may be explained; 0 where a target means something else by them."""
+        known = isinstance(self.subject.target, Target)
+        if not known or isinstance(self.subject.target, Output):
+            return 0
+        return max(self.scores, 2)
+
     def masks(self, pl_module: trainers.Module) -> Tensor | None:
         """The masks on the model's device."""
         masks = self.probes.masks
         return None if masks is None else masks.to(pl_module.device)
 
+    def images(self, pl_module: trainers.Module) -> Tensor | None:
+        """The probes as a person knows them, on the model's device, where a measure reads them."""
+        if not any(isinstance(one, Stimulus) for one in self.measures.values()):
+            return None
+        images = self.probes.inputs.to(pl_module.device).float()
+        if self.probes.mean is None or self.probes.std is None:
+            return images
+        shape = (1, -1, *[1] * (images.ndim - 2))
+        mean, std = (
+            images.new_tensor(one).view(shape) for one in (self.probes.mean, self.probes.std)
+        )
+        return images * std + mean
+
     def going_on(self, memory: Memory) -> Session:
-        """The session with the classes that earlier observations explained."""
-        return replace(self, classes=memory.classes)
+        """The session with the classes that earlier observations explained, at their layers."""
+        layers = {name: memory.layers.get(name, found) for name, found in self.layers.items()}
+        methods = self.methods if layers == self.layers else self.bound_at(layers)
+        return replace(self, classes=memory.classes, layers=layers, methods=methods)
+
+    def of(self, probes: Probes, methods: Mapping[str, AnyMethod], classes: Tensor) -> Session:
+        """The session that looks at other examples in the same way, with bound methods."""
+        return replace(self, probes=probes, methods=methods, classes=classes)
 
     def impossible(self, error: Exception) -> ConfigurationError:
         """The error that ends a run whose first observation failed with `error`."""
@@ -182,23 +219,66 @@ def open_session(
         with ranks.agreeing():
             inputs = probes.inputs.to(pl_module.device)
         outputs = first_outputs(subject, inputs)
-        classes = _classes(settings, probes, subject, inputs, outputs)
+        classes = explained_classes(settings, probes, subject, inputs, outputs)
         if restored is not None and isinstance(settings.target, Target):
             check_classes(outputs, restored.classes.to(inputs.device), "classes of the checkpoint")
-        drawing = partial(_examples, settings, trainer, pl_module, ranks)
-        methods = bind(replace(subject, examples=drawing), inputs, settings.methods)
     classes = ranks.of_first({"classes": classes})["classes"]
+    bound_at = partial(_bound_at, settings, trainer, pl_module, subject, probes)
+    methods = bound_at(NOWHERE)
     gallery = Gallery.of(
-        probes.inputs,
-        probes.targets,
-        probes.classes,
-        probes.mean,
-        probes.std,
-        methods,
+        probes.inputs, probes.targets, probes.classes, probes.mean, probes.std, methods
     )
     # A pass keeps what a training step keeps, so it takes no more examples than the validation.
     chunk = settings.chunk or min(CHUNK, trainers.batch_size(trainer, stage) or CHUNK)
-    return Session(probes, classes, subject, methods, settings.measures, gallery, chunk)
+    scores = outputs[0].numel()
+    other = ranks.made_by_first(partial(_other_seed, settings, probes))
+    return Session(
+        probes,
+        classes,
+        subject,
+        methods,
+        settings.measures,
+        gallery,
+        chunk,
+        scores,
+        layers_found(settings.methods, methods),
+        bound_at,
+        other,
+    )
+
+
+def _bound_at(
+    settings: Settings,
+    trainer: trainers.Trainer,
+    pl_module: trainers.Module,
+    subject: Subject,
+    probes: Probes,
+    layers: Layers,
+) -> dict[str, AnyMethod]:
+    """The methods as rank 0 finds them, and with the layers that are known of earlier ones."""
+    ranks = trainers.ranks_of(trainer)
+    with ranks.observing(trainers.watched(trainer)), trainers.as_validation(trainer):
+        ranks.share_statistics(pl_module)
+        with ranks.agreeing():
+            inputs = probes.inputs.to(pl_module.device)
+        drawing = partial(_examples, settings, trainer, pl_module, ranks)
+        return ranks.bound(replace(subject, examples=drawing), inputs, settings.methods, layers)
+
+
+def _other_seed(settings: Settings, probes: Probes) -> dict[str, Tensor] | None:
+    """The last maps of the run that the user names beside this one."""
+    path = None if settings.audits is None else settings.audits.other
+    if path is None:
+        return None
+    memory = left_by(path, settings.name)
+    difference = probes.difference(memory.probes)
+    if difference:
+        raise ConfigurationError(
+            f"Audits(other={path!r}): its probes are not those of this run, so their maps can't be "
+            f"compared. {difference} Give both monitors the same probes."
+        )
+    series = memory.snapshots["previous"].series
+    return {name: one.signed for name, one in series.items()}
 
 
 def first_outputs(subject: Subject, inputs: Tensor) -> Tensor:
@@ -402,10 +482,21 @@ def _are_classes(labels: Tensor, outputs: Tensor) -> bool:
     return binary and bool(((labels == 0) | (labels == 1)).all())
 
 
-def _classes(
+def explained_classes(
     settings: Settings, probes: Probes, subject: Subject, inputs: Tensor, outputs: Tensor
 ) -> Tensor:
-    """The class that is explained for each probe."""
+    """The class that is explained for each probe: `(N,)` on the device of the inputs.
+
+    Args:
+        settings: whose `target_class` says which.
+        probes: with their targets.
+        subject: the model and how it is called.
+        inputs: of the probes, on the model's device.
+        outputs: of one or more of them.
+
+    Raises:
+        ConfigurationError: targets that are no classes of this model.
+    """
     wanted, count = settings.target_class, len(probes)
     if isinstance(settings.target, Output):
         return torch.zeros(count, dtype=torch.long, device=inputs.device)

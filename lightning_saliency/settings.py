@@ -9,7 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
+from lightning_saliency.alerts.settings import Alerts, resolve_alerts
 from lightning_saliency.attribution import AnyMethod, resolve_methods
+from lightning_saliency.audits import Audits, resolve_audits
 from lightning_saliency.calling import Forward, Output
 from lightning_saliency.class_models import ClassModel, resolve_class_models
 from lightning_saliency.errors import ConfigurationError, did_you_mean
@@ -53,6 +55,8 @@ class Settings:
     chunk: int | None
     on_error: str
     class_models: ClassModel | None
+    audits: Audits | None
+    alerts: Alerts | None
 
     @classmethod
     def of(cls, **given: Any) -> Settings:
@@ -81,6 +85,8 @@ class Settings:
             chunk=None if given["chunk"] is None else _checked_number("chunk", given["chunk"], 1),
             on_error=_checked_choice("on_error", given["on_error"], ("warn", "raise")),
             class_models=_checked_class_models(given["class_models"]),
+            audits=resolve_audits(given["audits"]),
+            alerts=resolve_alerts(given["alerts"]),
         )
 
     def described(self) -> dict[str, str]:

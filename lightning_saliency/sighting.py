@@ -44,7 +44,12 @@ class Sighting:
     def of(cls, explanation: Explanation) -> Sighting:
         """What is kept of what `explain` found."""
         maps = {
-            name: Maps(pooled(one.map, skip=1), pooled(one.signed, skip=2), one.numbers)
+            name: Maps(
+                pooled(one.map, skip=1),
+                pooled(one.signed, skip=2),
+                one.numbers,
+                None if one.halves is None else pooled(one.halves, skip=3),
+            )
             for name, one in explanation.maps.items()
         }
         given = predictions(explanation.outputs)
@@ -64,6 +69,8 @@ class Sighting:
         for method, maps in self.maps.items():
             found |= {("map", method): maps.map, ("signed", method): maps.signed}
             found |= {("number", method, name): value for name, value in maps.numbers.items()}
+            if maps.halves is not None:
+                found["halves", method] = maps.halves
         return found
 
     @classmethod
@@ -74,7 +81,9 @@ class Sighting:
             if key[0] == "number":
                 numbers[key[1]][key[2]] = values
         maps = {
-            method: Maps(rows["map", method], rows["signed", method], own)
+            method: Maps(
+                rows["map", method], rows["signed", method], own, rows.get(("halves", method))
+            )
             for method, own in numbers.items()
         }
         return cls(maps, rows["predictions",], rows["confidence",], rows.get(("gradient_norm",)))

@@ -25,11 +25,23 @@ class Series:
         map: `(N, *spatial)` float16, peak 1, the map that is drawn and measured.
         signed: `(N, K, *spatial)` float16, peak 1, before channels were reduced.
         peak: `(N,)` float32, what 1 stands for in `map`, in the method's own units.
+        halves: `(N, 2, K, *spatial)` float16, the same attribution from either half of the samples
+            that the method draws, peak 1 over both; None where it draws none.
     """
 
     map: Tensor
     signed: Tensor
     peak: Tensor
+    # Checkpoints from before there were halves don't have them.
+    halves: Tensor | None = None
+
+    def to(self, device: torch.device) -> Series:
+        """The same on another device."""
+        return Series(**{name: one.to(device) for name, one in self.state().items()})
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that there are, by name."""
+        return {name: one for name, one in vars(self).items() if one is not None}
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,9 @@ class Snapshot:
         """What is remembered of a sighting; everything stays on its device."""
         series = {}
         for name, maps in sighting.maps.items():
-            unit, peak = _unit(maps.map)
-            series[name] = Series(unit, _unit(maps.signed)[0], peak)
+            scaled, peak = unit(maps.map)
+            halves = None if maps.halves is None else unit(maps.halves)[0]
+            series[name] = Series(scaled, unit(maps.signed)[0], peak, halves)
         return cls(step, label, series, sighting.predictions)
 
     def to(self, device: torch.device) -> Snapshot:
@@ -62,10 +75,7 @@ class Snapshot:
         return Snapshot(
             self.step,
             self.label,
-            {
-                name: Series(one.map.to(device), one.signed.to(device), one.peak.to(device))
-                for name, one in self.series.items()
-            },
+            {name: one.to(device) for name, one in self.series.items()},
             self.predictions.to(device),
         )
 
@@ -76,8 +86,7 @@ class Snapshot:
             "label": self.label,
             "predictions": self.predictions.cpu(),
             "series": {
-                name: {"map": one.map.cpu(), "signed": one.signed.cpu(), "peak": one.peak.cpu()}
-                for name, one in self.series.items()
+                name: one.to(torch.device("cpu")).state() for name, one in self.series.items()
             },
         }
 
@@ -88,7 +97,7 @@ class Snapshot:
         return cls(state["step"], state["label"], series, state["predictions"])
 
 
-def _unit(maps: Tensor) -> tuple[Tensor, Tensor]:
+def unit(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Each probe's map with peak 1 as float16, and its peak; an all-zero map stays zero."""
     peak = maps.flatten(1).abs().amax(1).float()
     scale = torch.where(peak > 0, peak, 1).to(maps.dtype).view(-1, *[1] * (maps.ndim - 1))

@@ -28,14 +28,15 @@ class Stream:
         fields: where input and label are in a training batch.
         size: examples wanted.
         seed: of the choice.
+        emptied_before: how often, in the run that goes on here.
     """
 
     fields: Fields
     size: int
     seed: int
+    emptied_before: int = 0
     _kept: list[Reading] = field(default_factory=list, repr=False)
     _passed: int = 0
-    _emptied: int = 0
 
     def pass_by(self, batch: object) -> None:
         """Keep some rows of a batch, or let it pass.
@@ -45,7 +46,7 @@ class Stream:
         """
         self._passed += 1
         # Numbers of its own for each batch: how a panel is made depends on nothing before it.
-        own = random.Random(mix(self.seed, self._emptied, self._passed))
+        own = random.Random(mix(self.seed, self.emptied_before, self._passed))
         full = sum(len(one.inputs) for one in self._kept) >= self.size
         slot = own.randrange(self._passed) if full else len(self._kept)
         if full and slot >= len(self._kept):
@@ -58,5 +59,5 @@ class Stream:
     def emptied(self) -> list[Reading]:
         """What was kept since it was last emptied; from here on it begins anew."""
         kept, self._kept = self._kept, []
-        self._passed, self._emptied = 0, self._emptied + 1
+        self._passed, self.emptied_before = 0, self.emptied_before + 1
         return kept

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import nan
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lightning_saliency.alerts.tiers import Conduct
 from lightning_saliency.attribution import Subject
 from lightning_saliency.calling import Forward, Output, called_by, picked_by
 from lightning_saliency.errors import ConfigurationError
@@ -99,6 +101,13 @@ def step_of_checkpoint(checkpoint: dict[str, Any]) -> int:
     """The same x, of the moment at which a checkpoint was written."""
     loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.state_dict", {})
     return int(loop.get("_batches_that_stepped", checkpoint.get("global_step", 0)))
+
+
+def conduct_of(trainer: Trainer) -> Conduct:
+    """What the training does now."""
+    groups = [group for one in trainer.optimizers for group in one.param_groups]
+    learning = (one.numel() for one in trainer.lightning_module.parameters() if one.requires_grad)
+    return Conduct(tuple(float(group.get("lr", nan)) for group in groups), sum(learning))
 
 
 class Moment(NamedTuple):

@@ -49,7 +49,7 @@ def settled(trainer: Any) -> None:
     """Wait for all that is on its way to the disk."""
     for callback in trainer.callbacks:
         if isinstance(callback, SaliencyMonitor):
-            callback._writer.drain()
+            callback._teller.writer.drain()
 
 
 @contextmanager
@@ -279,13 +279,13 @@ def test_a_thread_that_was_killed_is_followed_by_another(tmp_path: Path) -> None
     def breaks(trainer: Any, module: Any) -> Iterator[None]:
         for callback in trainer.callbacks:
             if isinstance(callback, SaliencyMonitor):
-                callback._writer.drain()  # it waits for work
-                thread = callback._writer._thread
+                callback._teller.writer.drain()  # it waits for work
+                thread = callback._teller.writer._thread
                 assert thread is not None
                 ident, end = ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
                 assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, end) == 1
-                assert callback._writer._jobs is not None
-                callback._writer._jobs.put(lambda: None)  # it wakes to end
+                assert callback._teller.writer._jobs is not None
+                callback._teller.writer._jobs.put(lambda: None)  # it wakes to end
                 thread.join()
         yield
 
@@ -306,7 +306,7 @@ def test_a_picture_that_fails_can_end_the_run(
     monitor = SaliencyMonitor(probes=12, on_error="raise")
     with awake(), pytest.raises(Exception, match=r"SaliencyMonitor.*Errno 5"):
         run(PICTURES, lambda: crew(monitor, mishap, Witness()), tmp_path)
-    assert monitor._writer._thread is None
+    assert monitor._teller.writer._thread is None
 
 
 def test_an_introduction_that_cannot_be_written(

@@ -353,4 +353,4 @@ def test_an_interrupt_inside_an_observation_ends_the_run_as_anywhere(
     assert told == [], "it is no failure"
     alone.seen = alone.seen[:3]
     assert looks(alone, watched) == {}, "the model is given back as it was lent"
-    assert monitor._writer._thread is None, "and the thread"
+    assert monitor._teller.writer._thread is None, "and the thread"

@@ -86,7 +86,7 @@ def test_no_number_is_undefined_without_being_counted(case: Case, label: str) ->
     seen, covered = case.seen, case.masks
     now = Snapshot.of(seen[-1], step=3, label=label)
     others = {"previous": Snapshot.of(seen[0], step=0, label="start")} if len(seen) > 1 else {}
-    found = readings(seen[-1], now, others, MEASURES, covered)
+    found, _ = readings(seen[-1], now, others, MEASURES, Beside(known_classes(case), covered))
     host = {name: float(value) for name, value in to_host(found).items()}
     shares = []
     for method in now.series:
@@ -139,7 +139,7 @@ def remembered(case: Case, label: str) -> tuple[Memory, list[Snapshot]]:
         now = Snapshot.of(one, step=2 * index, label=label)
         host = to_host(drawn(one, now, memory.snapshots.get("previous"), None))
         drift = dict.fromkeys(now.series, float("nan") if index == 0 else index / 7)
-        memory = memory.after(now, Column.of(index, label, host, drift)).marked(now, 3)
+        memory = memory.after(now, Column.of(index, label, host, drift), {}).marked(now, 3)
         snapshots.append(now)
     return memory, snapshots
 

@@ -103,7 +103,7 @@ def watched(logger: Any) -> dict[str, list[int]]:
     """What there is after each of the observations: few probes, no more than one of each kind."""
     methods: Any = {"gradient": "saliency", "cam": "grad_cam"}
     monitor = SaliencyMonitor(methods, probes=2, measures=[], on_error="raise")
-    census = Census(monitor._writer.drain)
+    census = Census(monitor._teller.writer.drain)
     long_fit([monitor, census], OBSERVATIONS, logger)
     assert {len(count) for count in census.counts.values()} == {OBSERVATIONS}
     assert monitor.state_dict()["memory"]["count"] == 1 + OBSERVATIONS

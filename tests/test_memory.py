@@ -36,7 +36,7 @@ def column(index: int, drift: float = 0.0) -> Column:
 def after(count: int, drifts: dict[int, float] | None = None) -> Memory:
     memory = Memory(torch.arange(4), PROBES)
     for index in range(count):
-        memory = memory.after(snapshot(index), column(index, (drifts or {}).get(index, 0.0)))
+        memory = memory.after(snapshot(index), column(index, (drifts or {}).get(index, 0.0)), {})
     return memory
 
 
@@ -70,7 +70,7 @@ def test_an_undefined_drift_hides_no_number() -> None:
 def test_snapshots_are_first_previous_and_reference() -> None:
     memory = after(3)
     assert {name: one.step for name, one in memory.snapshots.items()} == {"first": 0, "previous": 2}
-    marked = memory.with_reference(memory.snapshots["previous"]).after(snapshot(3), column(3))
+    marked = memory.with_reference(memory.snapshots["previous"]).after(snapshot(3), column(3), {})
     steps = {name: one.step for name, one in marked.snapshots.items()}
     assert steps == {"first": 0, "previous": 3, "reference": 2}
     assert marked.count == 4
@@ -106,7 +106,7 @@ def test_what_is_one_snapshot_is_written_once() -> None:
 
 def test_a_method_that_changed_is_forgotten_alone() -> None:
     two = snapshot(0, ("a", "b"))
-    memory = Memory(torch.arange(4), PROBES).after(two, column(0)).without({"a"})
+    memory = Memory(torch.arange(4), PROBES).after(two, column(0), {}).without({"a"})
     assert list(memory.snapshots["first"].series) == ["b"]
     assert memory.columns[0].maps == {}
     assert memory.without(()) is memory

@@ -50,6 +50,9 @@ def test_two_ranks_see_what_one_sees(kind: str, count: int, played: Played, tmp_
     assert len(first["rows"]["predictions",]) == count
     assert largest_gap(first["rows"], single["rows"]) < 1e-5
     assert largest_gap(second["rows"], first["rows"]) == 0
+    assert len(first["concepts"]["concepts"].unique()) > 9, "pictures that are not plain"
+    assert largest_gap(first["concepts"], single["concepts"]) < 0.01, "a byte more or less"
+    assert largest_gap(second["concepts"], first["concepts"]) == 0
     clocks = {"saliency/seconds", "saliency/overhead"}
     assert clocks < first["logged"].keys()
     assert second["logged"] == pytest.approx(first["logged"], abs=0, nan_ok=True)
@@ -112,6 +115,24 @@ def test_what_cannot_work_on_one_rank_starts_on_none(kind: str, played: Played) 
     first, second = (one["error"] for one in played[kind, "from the start"])
     assert first.startswith("ConfigurationError: on rank 1: ")
     assert second.startswith("ConfigurationError: methods: 'mine' raised KeyError: 'boom'")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_method_that_one_rank_cannot_bind_starts_on_none(kind: str, played: Played) -> None:
+    first, second = (one["error"] for one in played[kind, "unbound"])
+    assert "on rank 1: KeyError: 'boom'" in first
+    assert second == "KeyError: 'boom'"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_decided_by_numbers_is_what_rank_zero_decides(kind: str, played: Played) -> None:
+    first, second = played[kind, "unlike"]
+    assert first["layers"] == second["layers"] == ("features", "features")
+    assert first["folds"] == second["folds"]
+    assert [fold.cut for fold in first["folds"]] == ["features"]
+    assert first["counts"] == second["counts"] == (2, 2, 2)
+    assert first["labels"].equal(second["labels"])
+    assert first["logged"]["saliency/failures"] == 0
 
 
 def test_of_a_stream_rank_zeros_examples_are_watched(played: Played, tmp_path: Path) -> None:

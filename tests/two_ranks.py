@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,29 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, IterableDataset
 
 import lightning_saliency.finding as room
-from lightning_saliency import Saliency, SaliencyMonitor, SaliencyWarning
+from lightning_saliency import ClassModel, Saliency, SaliencyMonitor, SaliencyWarning
+from lightning_saliency.attribution import (
+    RISE,
+    AblationCAM,
+    GradCAM,
+    KernelSHAP,
+    Method,
+    ScoreCAM,
+    Subject,
+)
 from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Snapshot
 
 RANK = int(os.environ.get("RANK", "0"))
-METHODS: Any = {"gradient": "saliency", "smooth": "smooth_grad", "cam": "grad_cam"}
+METHODS: Any = {
+    "gradient": "saliency",
+    "smooth": "smooth_grad",
+    "cam": "grad_cam",
+    "rise": RISE(masks=6, cells=4),
+    "score": ScoreCAM(),
+    "ablation": AblationCAM(),
+    "shap": KernelSHAP(samples=14, cells=2),
+}
 
 Found = dict[str, Any]
 
@@ -66,8 +84,32 @@ class Sharded(Normed):
             return
         self.sharded = True
         mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
-        for part in (self.features, self.head, self):
+        for part in self.units():
             fully_shard(part, mesh=mesh)
+
+    def units(self) -> tuple[nn.Module, ...]:
+        """What is sharded by itself, from within."""
+        return self.features, self.head, self
+
+
+class Fresh(Sharded):
+    """A net whose scores read the last layer, `more`, by a factor, through a head of zeros."""
+
+    def __init__(self, kind: str, factor: float) -> None:
+        super().__init__()
+        self.sharded, self.factor = kind != "fsdp2", factor
+        self.more = nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Linear(4, 3)
+        nn.init.zeros_(self.last.weight)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.features(x)
+        scores: Tensor = self.head(seen + self.factor * self.more(seen))
+        return scores
+
+    def units(self) -> tuple[nn.Module, ...]:
+        return self.last, *super().units()
 
 
 class FSDPStrategyOnCPU(FSDPStrategy):
@@ -103,10 +145,12 @@ def fit(
     *,
     validation: Any = None,
     resume: Path | None = None,
+    net: Normed | None = None,
     **given: Any,
 ) -> tuple[Trainer, Normed]:
     """A short fit; `kind` is ``one`` for a single process."""
-    net = Sharded() if kind == "fsdp2" else Normed()
+    if net is None:
+        net = Sharded() if kind == "fsdp2" else Normed()
     several = {} if kind == "one" else {"devices": 2, "strategy": strategy(kind)}
     callbacks = given.pop("callbacks", [])
     run = trainer(
@@ -179,9 +223,13 @@ def probes_of(count: int) -> Callable[[str, Path], Found]:
     """The first observation of so many probes, and what is logged of the fit."""
 
     def scene(kind: str, folder: Path) -> Found:
+        concepts = ClassModel([0, 2], steps=3, l2=1.0, mean=0.3)
+        monitor = SaliencyMonitor(METHODS, count, class_models=concepts, on_error="raise")
         with seen() as kept:
-            run, net = fit(kind, folder, SaliencyMonitor(METHODS, count, on_error="raise"))
+            run, net = fit(kind, folder, monitor)
+        (first, *_) = monitor.state_dict()["memory"]["columns"]
         return {
+            "concepts": {name: first[name].float() for name in ("concepts", "reached")},
             "rows": kept[0].rows(),
             "logged": logged(run),
             "weights": digest(net),
@@ -265,6 +313,47 @@ def target(error: Exception, start: int, times: int = 99) -> Callable[[], OnRank
     return lambda: OnRankOne(margin, error, start, times)
 
 
+@dataclass(frozen=True)
+class Unbound(Saliency):
+    """A method that can't be bound on rank 1."""
+
+    def bind(self, subject: Subject, inputs: Tensor) -> Method:
+        if RANK == 1:
+            raise KeyError("boom")
+        return self
+
+
+def stripes(image: Tensor) -> Tensor:
+    """Two segments on rank 0, three on rank 1."""
+    columns = torch.arange(image.shape[2]) // (4 if RANK == 0 else 3)
+    return columns.expand(image.shape[1:])
+
+
+def unlike(kind: str, folder: Path) -> Found:
+    """Numbers and functions that say something else on rank 1, and decide what is looked at."""
+    sharded = kind.startswith("fsdp")
+    # Where they are sharded, ranks also search together: what they search in is rank 0's.
+    net = Fresh(kind, 0.0 if sharded else float(RANK))
+    norm: Any = net.features[1]
+    norm.running_mean += 100 * RANK  # after it no unit is active
+    methods: Any = {
+        "ablation": AblationCAM(),
+        "cam": GradCAM(),
+        "shap": KernelSHAP(samples=6, segments=stripes),
+    }
+    monitor = SaliencyMonitor(methods, 3, on_error="raise")
+    run, _ = fit(kind, folder, monitor, net=net)
+    assert monitor._session is not None
+    bound: Any = monitor._session.methods
+    return {
+        "layers": (bound["cam"].layer, bound["ablation"].layer),
+        "folds": bound["ablation"].folds,
+        "counts": bound["shap"].counts,
+        "labels": bound["shap"].labels,
+        "logged": logged(run),
+    }
+
+
 def streamed(kind: str, folder: Path) -> Found:
     """Each rank gets its own part of the data; rank 0's first examples are watched."""
 
@@ -322,6 +411,8 @@ SCENES: dict[str, Callable[[str, Path], Found]] = {
     "memory": survived(target=target(MemoryError("none left"), 2, 1), chunk=4),
     "raise": ended(methods=broken(1), on_error="raise"),
     "from the start": ended(methods=broken(0)),
+    "unbound": ended(methods=lambda: {"mine": Unbound(), "cam": "grad_cam"}),
+    "unlike": unlike,
     "stream": streamed,
     "resumed": resumed,
     "spent": spent,

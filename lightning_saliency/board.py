@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_saliency.record.format import PLUGIN
+
 ROOM = 64 * 2**20
 """Bytes of a disk that no picture takes: they are left to numbers and checkpoints."""
-
-
-PLUGIN = "lightning_saliency"
-"""Whose arrays are in the event files: other readers pass over them."""
 
 
 def image_summary(tag: str, picture: NDArray[np.uint8], encoded: bytes) -> Any:

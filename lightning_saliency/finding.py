@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import nan
 from typing import NamedTuple
@@ -20,6 +20,8 @@ from lightning_saliency.measures.decomposition import tortuosity
 from lightning_saliency.memory import CONCEPTS, Column, Memory
 from lightning_saliency.ranks import Ranks
 from lightning_saliency.readings import Beside, readings, to_host
+from lightning_saliency.record.format import Mark
+from lightning_saliency.recording import Entry, entry, needed
 from lightning_saliency.session import Session
 from lightning_saliency.settings import Settings
 from lightning_saliency.sighting import Sighting
@@ -35,16 +37,26 @@ class Finding(NamedTuple):
         pictures: drawn where that holds nobody up.
         texts: Markdown.
         arrays: series that programs read, not people.
+        events: what happened, for the record.
+        entry: the record's, where there is one.
     """
 
     numbers: Mapping[str, float] = {}
     pictures: Mapping[str, Picture] = {}
     texts: Mapping[str, str] = {}
     arrays: Mapping[str, NDArray[np.float32]] = {}
+    events: tuple[Mark, ...] = ()
+    entry: Entry | None = None
 
     def timed(self, times: Mapping[str, float]) -> Finding:
         """The same with what it took."""
         return self._replace(numbers={**self.numbers, **times})
+
+    def during(self, rates: Sequence[float], best: int | None, *, resumed: bool) -> Finding:
+        """The same with what the training does meanwhile."""
+        marks = (Mark("resumed", "The run was resumed from a checkpoint."),) if resumed else ()
+        entry = None if self.entry is None else self.entry.during(rates, best)
+        return self._replace(events=(*marks, *self.events), entry=entry)
 
     def joined(self, other: Finding) -> Finding:
         """Both."""
@@ -53,6 +65,8 @@ class Finding(NamedTuple):
             {**self.pictures, **other.pictures},
             {**self.texts, **other.texts},
             {**self.arrays, **other.arrays},
+            (*self.events, *other.events),
+            other.entry or self.entry,
         )
 
 
@@ -82,6 +96,7 @@ def found(
     ranks: Ranks,
     masks: Tensor | None,
     images: Tensor | None = None,
+    recorded: bool = False,
 ) -> Found:
     """Measure what was seen of all probes, against what is remembered of them.
 
@@ -95,6 +110,7 @@ def found(
         masks: `(N, *spatial)` on the device of the maps, or None.
         images: `(N, C, *spatial)` there, the probes as a person knows them, where a measure reads
             them.
+        recorded: whether an entry of the record is made of it.
     """
     now = Snapshot.of(seen, step=moment.step, label=moment.label)
     memory, strangers = memory.fitting(now)
@@ -104,16 +120,20 @@ def found(
         readings(seen, now, {"previous": now, "first": now}, session.measures, beside)
     numbers, steps = readings(seen, now, others, session.measures, beside)
     concepts = _concepts(session, settings.class_models, ranks)
-    host = to_host(numbers | drawn(seen, now, others.get("previous"), then) | concepts | steps)
+    wanted = drawn(seen, now, others.get("previous"), then) | concepts | steps
+    if recorded:
+        wanted |= needed(seen, now)
+    host = to_host(numbers | wanted)
     scalars = {name: float(host[name]) for name in numbers}
     drift = {name: scalars.get(f"{name}/drift_previous", nan) for name in now.series}
+    made = entry(session, settings, now, host, index=memory.count) if recorded else None
     column = Column.of(memory.count, moment.label, host, drift)
     memory = memory.after(now, column, _each(host, "previous", now))
     scalars |= _tortuosity(memory.course, _each(host, "first", now))
     classes = settings.class_models.classes if settings.class_models is not None else ()
     pictures = session.gallery.pictures(View.of(now, then, memory.columns, host, classes))
     marked = memory.marked(now, settings.reference)
-    return Found(Finding(scalars, pictures), now, marked, strangers)
+    return Found(Finding(scalars, pictures, entry=made), now, marked, strangers)
 
 
 def _each(host: Mapping[str, NDArray[np.float32]], other: str, now: Snapshot) -> dict[str, Tensor]:

@@ -200,9 +200,9 @@ class View:
             label=now.label,
             maps={name: host[f"map {name}"] for name in now.series},
             reference={
-                name: host[f"reference {name}"]
+                name: host[f"map before {name}"]
                 for name in now.series
-                if f"reference {name}" in host
+                if f"map before {name}" in host
             },
             reference_label="" if reference is None else reference.label,
             predictions=given.astype(np.int64),
@@ -226,5 +226,5 @@ def drawn(
     for name, series in now.series.items():
         needed[f"map {name}"] = series.map[:SHOWN]
         if reference is not None and name in reference.series:
-            needed[f"reference {name}"] = reference.series[name].map[:SHOWN]
+            needed[f"map before {name}"] = reference.series[name].map[:SHOWN]
     return needed

@@ -23,6 +23,7 @@ class History:
     Attributes:
         seen: validations of this fit so far.
         validations: those of them from the first epoch on that is observed.
+        best_step: of the best checkpoint, as far as it is known.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,9 @@ class History:
         self._restored: tuple[Mapping[str, Any], Memory] | None = None  # not yet held against data
         self._observed = -1  # which of the validations seen was observed last
         self._best: list[Any] = []  # path and score of the best checkpoint, as far as it is known
+        self._marked: list[Any] = []  # the same, whatever the reference is
+        self._validated: int | None = None  # step of the validation before
+        self.best_step: int | None = None
         self.seen = 0
         self.validations = 0
 
@@ -86,6 +90,17 @@ class History:
             for what in sorted(anew or changed)
         ]
 
+    def mark_best(self, best: list[Any], step: int | None = None) -> None:
+        """Note of which step the best checkpoint is: if it is new, of the validation before.
+
+        Args:
+            best: its path and score; empty before there is one.
+            step: of the validation that is just done; None after the last one.
+        """
+        if best not in ([], self._marked):
+            self._marked, self.best_step = best, self._validated
+        self._validated = self._validated if step is None else step
+
     def follow_best(self, best: list[Any]) -> str | None:
         """Make the best checkpoint's observation the reference.
 
@@ -128,6 +143,7 @@ class History:
             "seen": self.seen,
             "observed": self._observed,
             "best": self._best,
+            "marked": [self._marked, self._validated, self.best_step],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -146,6 +162,8 @@ class History:
             self._restored, self._memories = (state, Memory.from_state(state["memory"])), {}
             self.validations, self.seen = state["validations"], state["seen"]
             self._observed, self._best = state["observed"], state["best"]
+            # Checkpoints from before there was a record don't have it.
+            self._marked, self._validated, self.best_step = state.get("marked", [[], None, None])
             _ = state["version"], state["settings"].keys()
 
 

@@ -27,7 +27,7 @@ class Tag:
     """One row of the table: `{…}` stands for a name that the user chose."""
 
     pattern: str
-    kind: Literal["image", "scalar", "text", "tensor"]
+    kind: Literal["image", "scalar", "text", "tensor", "blobs"]
     content: str
 
 
@@ -147,6 +147,23 @@ TAGS = (
         "how unusual the drift of all maps is in this run; high at changes of the learning rate",
     ),
     Tag("saliency/cells/{panel}", "tensor", "shares of the cells, for `calibrate`"),
+    Tag(
+        "saliency/record/probes",
+        "blobs",
+        "with `record`, for the Saliency tab and `record.read`: the probes' names, classes and "
+        "images, once",
+    ),
+    Tag(
+        "saliency/record/maps/{method}",
+        "blobs",
+        "with `record`: all maps of each observation, up to 56 × 56, in 8 bits with their peaks",
+    ),
+    Tag(
+        "saliency/record/observations",
+        "tensor",
+        "with `record`: of each observation the predictions, the drift of each probe, the numbers, "
+        "learning rates, alerts and events, and the best checkpoint",
+    ),
     Tag("saliency/classes", "text", "drift and flips of each class"),
     Tag("saliency/magnitude", "scalar", "log10 of the median norm of the input gradient"),
     Tag("saliency/churn", "scalar", "share of predictions that flipped since the previous, 0 to 1"),

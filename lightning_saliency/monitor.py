@@ -21,7 +21,7 @@ from lightning_saliency.finding import Finding, found
 from lightning_saliency.followup import followed_up
 from lightning_saliency.history import History, telling_damage
 from lightning_saliency.inquiry import Inquiry
-from lightning_saliency.logs import begin_again
+from lightning_saliency.logs import begin_again, boards
 from lightning_saliency.measures import Drift, Grounding, MeasureName, Shape, Stimulus
 from lightning_saliency.memory import Memory
 from lightning_saliency.observation import out_of_memory
@@ -102,6 +102,9 @@ class SaliencyMonitor(Callback):
         alerts: how many examples of the training, as they pass, are watched beside the probes, so
             that a part of the image that gains evidence is told; 0 for the probes alone; or an
             `Alerts` with another threshold. None for no alerts.
+        record: pixels of a map's side, 4 to 112, in the record that TensorBoard's Saliency tab and
+            `lightning_saliency.record.read` show the whole history from: smaller maps are kept as
+            they are. None for no record.
 
     Raises:
         ConfigurationError: before the first training step, for anything that can't work; the
@@ -161,6 +164,13 @@ class SaliencyMonitor(Callback):
     - ``saliency/event_z`` (scalar): how unusual the drift of all maps is in this run; high at
       changes of the learning rate
     - ``saliency/cells/{panel}`` (tensor): shares of the cells, for `calibrate`
+    - ``saliency/record/probes`` (blobs): with `record`, for the Saliency tab and `record.read`: the
+      probes' names, classes and images, once
+    - ``saliency/record/maps/{method}`` (blobs): with `record`: all maps of each observation, up to
+      56 × 56, in 8 bits with their peaks
+    - ``saliency/record/observations`` (tensor): with `record`: of each observation the predictions,
+      the drift of each probe, the numbers, learning rates, alerts and events, and the best
+      checkpoint
     - ``saliency/classes`` (text): drift and flips of each class
     - ``saliency/magnitude`` (scalar): log10 of the median norm of the input gradient
     - ``saliency/churn`` (scalar): share of predictions that flipped since the previous, 0 to 1
@@ -204,6 +214,7 @@ class SaliencyMonitor(Callback):
         class_models: list[int] | ClassModel | None = None,
         audits: int | Audits | None = None,
         alerts: int | Alerts | None = 64,
+        record: int | None = 56,
     ) -> None:
         self.settings = Settings.of(
             **{key: value for key, value in locals().items() if key not in ("self", "__class__")}
@@ -263,6 +274,7 @@ class SaliencyMonitor(Callback):
             history, every, epoch = self._history, self.settings.every, trainer.current_epoch
             validation = history.validations
             history.validations += epoch >= every.start
+            history.mark_best(trainers.best_checkpoint(trainer), trainers.step_of(trainer))
             if self.settings.reference == "best":
                 self._teller.warn(trainer, history.follow_best(trainers.best_checkpoint(trainer)))
             history.seen += 1
@@ -343,7 +355,12 @@ class SaliencyMonitor(Callback):
         ranks, watched = trainers.ranks_of(trainer), trainers.watched(trainer)
         with ranks.observing(watched), Progress(trainer, moment.label) as progress:
             mine, self._chunk = sight(
-                session, pl_module, ranks, chunk=self._chunk or session.chunk, progress=progress
+                session,
+                pl_module,
+                ranks,
+                chunk=self._chunk or session.chunk,
+                progress=progress,
+                fine=self.settings.places,
             )
         seen = Sighting.from_rows(ranks.together(mine.rows(), len(session.probes)))
         with ranks.observing(watched):
@@ -357,6 +374,7 @@ class SaliencyMonitor(Callback):
                 ranks=ranks,
                 masks=masks,
                 images=session.images(pl_module),
+                recorded=self._records(trainer),
             )
         for name in measured.strangers:
             text = f"{name}'s maps are of another size now: its drift starts anew."
@@ -385,7 +403,13 @@ class SaliencyMonitor(Callback):
             self._teller.say(trainer, text)
         for what, error in followed.failures:
             self._teller.failed(trainer, error, moment.step, what)
-        return followed.finding
+        rates = () if inquiry.conduct is None else inquiry.conduct.rates
+        return followed.finding.during(rates, self._history.best_step, resumed=inquiry.resumed)
+
+    def _records(self, trainer: Any) -> bool:
+        """Whether this observation goes into a record: of fits, where there are event files."""
+        fits = trainer.state.fn.value == "fit" and trainer.is_global_zero
+        return self.settings.record is not None and fits and bool(boards(trainer.loggers))
 
     def _start(self, trainer: Any, pl_module: Any) -> None:
         """Prepare, and observe the untrained network, unless a resumed run has done so.

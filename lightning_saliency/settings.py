@@ -26,6 +26,9 @@ Wanted: TypeAlias = int | Sequence[int] | Probes | Iterable[Any]
 MOST_CLASSES = 32
 """Class models in a picture."""
 
+SIDES = (4, 112)
+"""Of a square map in the record: the fewest pixels and the most."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -34,6 +37,7 @@ class Settings:
     Attributes:
         needs_masks: whether the user asked for a measure of grounding.
         chunk: how many probes the first pass takes; None for what the data suggest.
+        record: the side of a square map in the record at most; None for no record.
     """
 
     name: str
@@ -57,6 +61,12 @@ class Settings:
     class_models: ClassModel | None
     audits: Audits | None
     alerts: Alerts | None
+    record: int | None
+
+    @property
+    def places(self) -> int:
+        """Of a map in the record at most; 0 without one."""
+        return (self.record or 0) ** 2
 
     @classmethod
     def of(cls, **given: Any) -> Settings:
@@ -87,6 +97,7 @@ class Settings:
             class_models=_checked_class_models(given["class_models"]),
             audits=resolve_audits(given["audits"]),
             alerts=resolve_alerts(given["alerts"]),
+            record=_checked_record(given["record"]),
         )
 
     def described(self) -> dict[str, str]:
@@ -150,6 +161,19 @@ def _checked_budget(budget: Any) -> float | None:
         f"budget={budget!r}: give the share of the fit's time that observations may take, above 0 "
         "and at most 1, such as 0.02; or None for all that are due."
     )
+
+
+def _checked_record(record: Any) -> int | None:
+    """The side of a map, or None."""
+    if record is None:
+        return None
+    least, most = SIDES
+    if isinstance(record, bool) or not isinstance(record, int) or not least <= record <= most:
+        raise ConfigurationError(
+            f"record={record!r}: give the pixels of a map's side that are kept of each observation "
+            f"at most, a whole number from {least} to {most}; or None to keep no maps."
+        )
+    return record
 
 
 def _checked_number(argument: str, value: Any, least: int) -> int:

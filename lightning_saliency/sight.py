@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from lightning_saliency.attribution.passes import in_chunks
 from lightning_saliency.ranks import Ranks
 from lightning_saliency.session import Session
-from lightning_saliency.sighting import Sighting
+from lightning_saliency.sighting import PLACES, Sighting
 from lightning_saliency.trainers import Module
 
 
@@ -19,6 +19,7 @@ def sight(
     *,
     chunk: int,
     progress: Callable[[int, int], None],
+    fine: int = PLACES,
 ) -> tuple[Sighting, int]:
     """Look at this rank's share of the probes, inside `observing`.
 
@@ -28,6 +29,7 @@ def sight(
         ranks: of the Trainer.
         chunk: probes per pass.
         progress: called with the passes done and their number.
+        fine: places wanted of a map: `Sighting.of`.
 
     Returns:
         What was seen, and the probes per pass that memory allowed.
@@ -50,5 +52,5 @@ def sight(
     ):
         chunk = part.chunk
         with lockstep():
-            parts.append(Sighting.of(part))
+            parts.append(Sighting.of(part, fine=fine))
     return Sighting.joined(parts), chunk

@@ -7,7 +7,7 @@ does not grow with the size of the images.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -33,16 +33,24 @@ class Sighting:
         predictions: `(N,)` int64, the class that the model gave to each probe.
         confidence: `(N,)` the probability of that class, in 0..1; NaN where there is none.
         gradient_norm: `(N,)` L2 norm of the input gradient; None when no method asked for it.
+        fine: method name → `(N, *spatial)`, its maps with more places than those that are measured,
+            where somebody asked for them and the method has them.
     """
 
     maps: Mapping[str, Maps]
     predictions: Tensor
     confidence: Tensor
     gradient_norm: Tensor | None
+    fine: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, explanation: Explanation) -> Sighting:
-        """What is kept of what `explain` found."""
+    def of(cls, explanation: Explanation, *, fine: int = PLACES) -> Sighting:
+        """What is kept of what `explain` found.
+
+        Args:
+            explanation: of some probes.
+            fine: places wanted of a map; above `PLACES` they are kept beside the measured ones.
+        """
         maps = {
             name: Maps(
                 pooled(one.map, skip=1),
@@ -53,7 +61,13 @@ class Sighting:
             for name, one in explanation.maps.items()
         }
         given = predictions(explanation.outputs)
-        return cls(maps, given, confidence(explanation.outputs, given), explanation.gradient_norm)
+        finer = {
+            name: finely_pooled(one.map, fine)
+            for name, one in explanation.maps.items()
+            if fine > PLACES and one.map.shape[1:].numel() > PLACES
+        }
+        sure = confidence(explanation.outputs, given)
+        return cls(maps, given, sure, explanation.gradient_norm, finer)
 
     @classmethod
     def joined(cls, parts: Iterable[Sighting]) -> Sighting:
@@ -71,7 +85,7 @@ class Sighting:
             found |= {("number", method, name): value for name, value in maps.numbers.items()}
             if maps.halves is not None:
                 found["halves", method] = maps.halves
-        return found
+        return found | {("fine", method): maps for method, maps in self.fine.items()}
 
     @classmethod
     def from_rows(cls, rows: Rows) -> Sighting:
@@ -86,7 +100,9 @@ class Sighting:
             )
             for method, own in numbers.items()
         }
-        return cls(maps, rows["predictions",], rows["confidence",], rows.get(("gradient_norm",)))
+        fine = {key[1]: values for key, values in rows.items() if key[0] == "fine"}
+        norm = rows.get(("gradient_norm",))
+        return cls(maps, rows["predictions",], rows["confidence",], norm, fine)
 
 
 def pooled(maps: Tensor, *, skip: int, places: int = PLACES) -> Tensor:
@@ -100,12 +116,38 @@ def pooled(maps: Tensor, *, skip: int, places: int = PLACES) -> Tensor:
         skip: how many leading dimensions there are.
         places: wanted size of a map at most.
     """
-    spatial = maps.shape[skip:]
+    return _averaged(maps, skip, _block(maps.shape[skip:], places))
+
+
+def finely_pooled(maps: Tensor, places: int) -> Tensor:
+    """The same of maps `(N, *spatial)` that are brought to `places` exactly later on.
+
+    Blocks of one less where they would leave fewer than half the places: up to twice as many.
+    """
+    spatial = maps.shape[1:]
+    side = _block(spatial, places)
+    if 2 * _left(spatial, side) < places:
+        side -= 1
+    return _averaged(maps, 1, side)
+
+
+def _block(spatial: torch.Size, places: int) -> int:
+    """The side of the smallest blocks that leave at most so many places."""
     side = 1
-    while torch.Size(-(-size // side) for size in spatial).numel() > places:
+    while _left(spatial, side) > places:
         side += 1
-    if side == 1:
+    return side
+
+
+def _left(spatial: torch.Size, side: int) -> int:
+    return torch.Size(-(-size // side) for size in spatial).numel()
+
+
+def _averaged(maps: Tensor, skip: int, side: int) -> Tensor:
+    """The mean over blocks of this side, of `(*leading, *spatial)`."""
+    if side <= 1:
         return maps
+    spatial = maps.shape[skip:]
     pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(spatial)]
     flat = maps.reshape(-1, 1, *spatial)
     kernel = [min(side, size) for size in spatial]

@@ -53,6 +53,7 @@ class Teller:
         """Begin a fit, a validation or a test: loggers may be others."""
         self._ledger, self._picture_error = Ledger(), None
         self._failed_steps.clear()
+        self.writer.introduced.clear()
 
     def tell(self, trainer: Any, finding: Finding, step: int, unknown: Session | None) -> float:
         """Give what was found to the loggers, and introduce a session that is `unknown` there.
@@ -80,7 +81,9 @@ class Teller:
         refused += write_arrays(loggers, self.tagged(finding.arrays), step)
         deaf = [logger for logger, _ in refused]
         hearing = [logger for logger in loggers if logger not in deaf]
-        self.writer.write(hearing, self.tagged(finding.pictures), step)
+        made, name = finding.entry, self._settings.name
+        record = None if made is None else made.told(name, finding.numbers, finding.events)
+        self.writer.write(hearing, self.tagged(finding.pictures), step, record)
         if refused:
             raise refused[0][1]
 

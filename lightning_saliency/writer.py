@@ -19,6 +19,9 @@ Format = Literal["jpeg", "png"]
 Job = Callable[[], None] | None
 """Work for the thread; None ends it."""
 
+Recording = Callable[[bool], Any]
+"""Makes the summary of an observation's record; told whether the probes belong into it."""
+
 MOST = 2
 """Observations that wait to be drawn, at most."""
 
@@ -37,6 +40,9 @@ class PictureWriter:
         format: of the pictures.
         failed: told of an error and of its step, on either thread: what can't be written stops
             nothing.
+
+    Attributes:
+        introduced: folders whose event files hold the probes of the record.
     """
 
     def __init__(self, format: Format, failed: Callable[[BaseException, int], None]) -> None:
@@ -47,11 +53,18 @@ class PictureWriter:
             )
         self._format: Format = format
         self._failed = failed
+        self.introduced: set[str] = set()
         # Both come with the first picture: a monitor is pickled before a fit that spawns processes.
         self._jobs: queue.SimpleQueue[Job] | None = None
         self._thread: threading.Thread | None = None
 
-    def write(self, loggers: Iterable[Any], pictures: Mapping[str, Picture], step: int) -> None:
+    def write(
+        self,
+        loggers: Iterable[Any],
+        pictures: Mapping[str, Picture],
+        step: int,
+        record: Recording | None = None,
+    ) -> None:
         """Draw `pictures`, full tag → picture, and write them to each logger that takes pictures.
 
         TensorBoard's pictures are written behind the caller's back. Others' clients belong to the
@@ -65,6 +78,8 @@ class PictureWriter:
                 experiment._get_file_writer()
             if experiments:
                 now = time.time()
+                if record is not None:
+                    self._submit(lambda: self._record(experiments, record, step, now))
                 self._submit(lambda: self._to_boards(experiments, pictures, step, now))
             for _, error in write_pictures(known, pictures, step):
                 self._failed(error, step)
@@ -102,6 +117,19 @@ class PictureWriter:
                 target=_work, args=(jobs,), name="saliency-pictures", daemon=True
             )
             self._thread.start()
+
+    def _record(self, experiments: list[Any], record: Recording, step: int, now: float) -> None:
+        made: dict[bool, Any] = {}
+        for experiment in experiments:
+            try:
+                folder = str(experiment._get_file_writer().get_logdir())
+                new = folder not in self.introduced
+                if new not in made:
+                    made[new] = record(new)
+                write_summary(experiment, made[new], step, now)
+                self.introduced.add(folder)
+            except BaseException as error:  # also what would end a thread
+                self._failed(error, step)
 
     def _to_boards(
         self, experiments: list[Any], pictures: Mapping[str, Picture], step: int, now: float

@@ -26,6 +26,7 @@ FLOORS = (
     "telling",
     "sight",
     "finding",
+    "recording",
     "session",
     "settings",
     "audits",
@@ -62,6 +63,7 @@ FLOORS = (
     "probes",
     "observation",
     "shards",
+    "record",
     "schedule",
     "errors",
 )

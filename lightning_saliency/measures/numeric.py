@@ -107,7 +107,9 @@ def _average_along(values: Tensor, dim: int, side: int) -> Tensor:
     ends = torch.minimum(starts + length, (reached + 1) * side)
     overlap = (ends - torch.maximum(starts, reached * side)).clamp(min=0)
     before, after = values.shape[:dim], values.shape[dim + 1 :]
-    weights = (overlap / length).to(values.dtype).view(side, reach, *(1 for _ in after))
+    # Not what a quotient of whole numbers is by default: float64 keeps its digits.
+    exact = overlap.to(torch.promote_types(values.dtype, torch.float32)) / length
+    weights = exact.to(values.dtype).view(side, reach, *(1 for _ in after))
     taken = values.index_select(dim, reached.clamp(max=length - 1).flatten())
     return (taken.view(*before, side, reach, *after) * weights).sum(dim + 1)
 

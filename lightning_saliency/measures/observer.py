@@ -34,9 +34,10 @@ def agreement(one: Tensor, other: Tensor) -> Tensor:
             "same probes with as many spatial dimensions."
         )
     sides = [min(pair) for pair in zip(one.shape[1:], other.shape[1:], strict=True)]
-    coarse = [averaged(flat(maps).abs().view(maps.shape), sides) for maps in (one, other)]
-    known = defined(one) & defined(other)
-    return nan_unless(known, 1 - spearman(*coarse))
+    sizes = [flat(maps).abs().view(maps.shape) for maps in (one, other)]
+    # Before they are averaged, which leaves some rounding of what is constant.
+    known = defined(sizes[0]) & defined(sizes[1])
+    return nan_unless(known, 1 - spearman(*(averaged(size, sides) for size in sizes)))
 
 
 def agreements(maps: Mapping[str, Tensor]) -> dict[tuple[str, str], Tensor]:

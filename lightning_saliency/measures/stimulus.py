@@ -71,7 +71,7 @@ def centre_surround(maps: Tensor, images: Tensor) -> Tensor:
 
 
 def stimulus_share(maps: Tensor, images: Tensor) -> Tensor:
-    """Share of the map that its image explains, less what others' do, −1 to 1: 0 as by chance.
+    """Share of the map that its image explains, less what others' do, about −1 to 1: 0 by chance.
 
     Adjusted R² of the map on edges, spectral residual, centre-surround contrast and the centred
     Gaussian. The Gaussian is the same for all images: what it alone explains is in both terms. The
@@ -86,9 +86,8 @@ def stimulus_share(maps: Tensor, images: Tensor) -> Tensor:
     )
     others = count = torch.zeros_like(rows[:, 0])
     for shift in _shifts(len(maps)):
-        there = known.roll(shift)
-        others = others + _explained(rows, basis.roll(shift, 0)).masked_fill(~there, 0)
-        count = count + there
+        others = others + _explained(rows, basis.roll(shift, 0))  # 0 by an unknown image
+        count = count + known.roll(shift)
     share = _explained(rows, basis) - others / count
     return nan_unless(defined(maps) & known & (count > 0), share)
 
@@ -111,6 +110,8 @@ def residual(images: Tensor) -> Tensor:
     around the ends of the spectrum; smoothed by a Gaussian of 2.5 of 64 pixels, as in their code.
     What is below 1e-5 of the largest amplitude is rounding, and left out.
     """
+    if not len(images):
+        return images[:, 0]  # there are Fourier transforms that refuse nothing
     dims = tuple(range(1, images.ndim - 1))
     spectrum = torch.fft.fftn(images.mean(1), dim=dims)
     amplitude = spectrum.abs()

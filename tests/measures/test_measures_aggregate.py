@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.measures.aggregate import (
     defined,
     magnitude,

@@ -70,7 +70,7 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def fail(error: BaseException, step: int) -> None:
+def fail(error: BaseException, step: int, what: str) -> None:
     """Nothing may go wrong unseen."""
     raise RuntimeError(f"a picture of step {step} could not be written") from error
 

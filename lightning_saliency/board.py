@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_saliency.record.files import tracks
 from lightning_saliency.record.format import PLUGIN
 
 ROOM = 64 * 2**20
@@ -40,21 +42,13 @@ def read_arrays(folder: str) -> dict[str, tuple[NDArray[np.int64], list[NDArray[
 
     Reads as TensorBoard does: what a resumed run wrote anew counts once.
     """
-    from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    events = EventAccumulator(folder, size_guidance={TENSORS: 0})
-    events.Reload()
-    found = {}
-    try:
-        tags = events.PluginTagToContent(PLUGIN)
-    except KeyError:  # nothing of ours
-        return {}
-    for tag in tags:
-        series = events.Tensors(tag)
-        steps = np.array([event.step for event in series], dtype=np.int64)
-        found[tag] = steps, [make_ndarray(event.tensor_proto) for event in series]
-    return found
+    return {
+        tag: (np.array(track.steps, dtype=np.int64), [make_ndarray(one) for one in track.tensors])
+        for tag, track in tracks(Path(folder)).items()
+        if not track.content  # else it is a series of the record
+    }
 
 
 def write_summary(experiment: Any, summary: Any, step: int, now: float) -> None:
@@ -90,8 +84,10 @@ def begin_again(experiment: Any, step: int) -> None:
     """
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-    started = Event(session_log=SessionLog(status=SessionLog.START))
-    experiment._get_file_writer().add_event(started, step)
+    # Twice: TensorBoard's own loader in Python takes the first of a run for its very beginning.
+    for _ in range(2):
+        started = Event(session_log=SessionLog(status=SessionLog.START))
+        experiment._get_file_writer().add_event(started, step)
 
 
 def flush(experiment: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from math import nan
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from lightning_saliency.memory import CONCEPTS, Column, Memory
 from lightning_saliency.ranks import Ranks
 from lightning_saliency.readings import Beside, readings, to_host
 from lightning_saliency.record.format import Mark
-from lightning_saliency.recording import Entry, entry, needed
+from lightning_saliency.recording import Entry, Fit, entry, needed
 from lightning_saliency.session import Session
 from lightning_saliency.settings import Settings
 from lightning_saliency.sighting import Sighting
@@ -52,11 +52,12 @@ class Finding(NamedTuple):
         """The same with what it took."""
         return self._replace(numbers={**self.numbers, **times})
 
-    def during(self, rates: Sequence[float], best: int | None, *, resumed: bool) -> Finding:
+    def during(self, fit: Fit, *, resumed: bool) -> Finding:
         """The same with what the training does meanwhile."""
-        marks = (Mark("resumed", "The run was resumed from a checkpoint."),) if resumed else ()
-        entry = None if self.entry is None else self.entry.during(rates, best)
-        return self._replace(events=(*marks, *self.events), entry=entry)
+        words = f"The run was resumed from a checkpoint, at step {fit.since}."
+        marks = (Mark("resumed", words),) if resumed else ()
+        made = None if self.entry is None else self.entry.during(fit)
+        return self._replace(events=(*marks, *self.events), entry=made)
 
     def joined(self, other: Finding) -> Finding:
         """Both."""

@@ -28,6 +28,7 @@ from lightning_saliency.observation import out_of_memory
 from lightning_saliency.probes import Probes
 from lightning_saliency.probes.fields import Reading
 from lightning_saliency.progress import Overhead, Progress
+from lightning_saliency.recording import Fit
 from lightning_saliency.schedule import Every
 from lightning_saliency.session import (
     Passing,
@@ -229,6 +230,7 @@ class SaliencyMonitor(Callback):
         self._checkpoint_step: int | None = None
         self._left_out: tuple[Moment, int] | None = None  # and the steps taken by then
         self._goes_on = False
+        self._begun: tuple[int, float] | None = None  # at which step, and when
         self._resumed = False
         self._stream: Stream | None = None
 
@@ -236,7 +238,7 @@ class SaliencyMonitor(Callback):
         """Take the place in the list of callbacks from which averaged weights are seen."""
         trainers.stand_before_averaging(trainer, self)
         self._session, self._checkpoint_step, self._left_out = None, None, None
-        self._passing = Passing(self.settings.fields)
+        self._passing, self._begun = Passing(self.settings.fields), None
         self._teller.begin()
         if self.settings.reference == "best" and trainer.state.fn.value == "fit":
             trainers.check_best_is_chosen(trainer)
@@ -304,9 +306,7 @@ class SaliencyMonitor(Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep some of what passes; tell boards where a resumed run goes on."""
-        if self._goes_on and trainer.is_global_zero:
-            begin_again(trainer.loggers, trainers.step_of(trainer))
-        self._goes_on = False
+        self._go_on(trainer)
         if self._stream is not None and trainer.is_global_zero and not self._off:
             try:
                 self._stream.pass_by(batch)
@@ -314,6 +314,15 @@ class SaliencyMonitor(Callback):
                 self._stream = None
                 text = "sees no examples of the training as they pass, so alerts are of the probes "
                 self._teller.say(trainer, f"{text}alone: {in_words(error)}")
+
+    def _go_on(self, trainer: Any) -> tuple[int, float]:
+        """Where and when this fit began; told to boards, once, where it was resumed."""
+        if self._begun is None:
+            self._begun = trainers.step_of(trainer), time.time()
+        if self._goes_on and trainer.is_global_zero:
+            begin_again(trainer.loggers, self._begun[0])
+        self._goes_on = False
+        return self._begun
 
     def _passed_by(self) -> list[Reading]:
         """Examples of the training since the observation before."""
@@ -337,7 +346,8 @@ class SaliencyMonitor(Callback):
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """See the last numbers and pictures written."""
-        self._teller.end(trainer)
+        self._history.mark_best(trainers.best_checkpoint(trainer))
+        self._teller.end(trainer, self._history.best_step)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give back the thread that writes."""
@@ -404,7 +414,9 @@ class SaliencyMonitor(Callback):
         for what, error in followed.failures:
             self._teller.failed(trainer, error, moment.step, what)
         rates = () if inquiry.conduct is None else inquiry.conduct.rates
-        return followed.finding.during(rates, self._history.best_step, resumed=inquiry.resumed)
+        begun = self._go_on(trainer) if fits else (0, 0.0)
+        during = Fit(rates, self._history.best_step, *begun)
+        return followed.finding.during(during, resumed=inquiry.resumed)
 
     def _records(self, trainer: Any) -> bool:
         """Whether this observation goes into a record: of fits, where there are event files."""

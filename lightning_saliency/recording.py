@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,21 @@ from lightning_saliency.snapshot import Snapshot, unit
 
 Host = Mapping[str, NDArray[np.float32]]
 
-Recording = Callable[[bool], Any]
-"""Makes the summary of an observation, with the probes where they are not in the file yet."""
+
+class Fit(NamedTuple):
+    """What the training does at an observation.
+
+    Attributes:
+        rates: learning rates.
+        best: step of the best checkpoint that is known so far.
+        since: the step from which this fit went on.
+        session: when it began, in seconds since 1970.
+    """
+
+    rates: tuple[float, ...]
+    best: int | None
+    since: int
+    session: float
 
 
 @dataclass(frozen=True)
@@ -50,18 +63,28 @@ class Entry:
     places: int
     sheet: Callable[[], ProbeSheet]
 
-    def during(self, rates: Sequence[float], best: int | None) -> Entry:
+    def during(self, fit: Fit) -> Entry:
         """The same with what the training does meanwhile."""
-        return replace(self, observation=replace(self.observation, rates=tuple(rates), best=best))
+        return replace(self, observation=replace(self.observation, **fit._asdict()))
 
-    def told(self, monitor: str, numbers: Mapping[str, float], events: Sequence[Mark]) -> Recording:
-        """The same with all that was found in the end, to be made into a summary."""
+    def told(self, numbers: Mapping[str, float], events: Sequence[Mark]) -> Entry:
+        """The same with all that was found in the end."""
         whole = replace(
             self.observation, time=time.time(), numbers=dict(numbers), events=tuple(events)
         )
-        return partial(self._summary, monitor, whole)
+        return replace(self, observation=whole)
 
-    def _summary(self, monitor: str, whole: Observation, introduce: bool) -> Any:
+    def with_best(self, best: int | None) -> Entry:
+        """The same with another best checkpoint."""
+        return replace(self, observation=replace(self.observation, best=best))
+
+    def without_maps(self) -> Entry:
+        """The same but for the maps, which are in the file already."""
+        return replace(self, maps={})
+
+    def summary(self, monitor: str, introduce: bool) -> Any:
+        """For the event file: of the monitor of this name, with the probes where they are new."""
+        whole = self.observation
         maps = {
             method: encode_maps(
                 maps, peaks, step=whole.step, signed=method in self.signed, places=self.places

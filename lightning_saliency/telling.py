@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from lightning_saliency import trainers
@@ -20,6 +21,7 @@ from lightning_saliency.logs import (
     write_arrays,
     write_texts,
 )
+from lightning_saliency.recording import Entry
 from lightning_saliency.session import Session
 from lightning_saliency.settings import Settings
 from lightning_saliency.voice import Voice
@@ -41,17 +43,18 @@ class Teller:
     """
 
     def __init__(self, settings: Settings, picture_format: Format) -> None:
-        self.writer = PictureWriter(picture_format, self._picture_failed)
+        self.writer = PictureWriter(picture_format, self._not_written)
         self.failures = 0
         self._settings = settings
         self._ledger = Ledger()
         self._voice = Voice()
-        self._picture_error: tuple[BaseException, int] | None = None
+        self._thread_error: tuple[BaseException, int, str] | None = None
+        self._newest: Entry | None = None
         self._failed_steps: set[int] = set()
 
     def begin(self) -> None:
         """Begin a fit, a validation or a test: loggers may be others."""
-        self._ledger, self._picture_error = Ledger(), None
+        self._ledger, self._thread_error, self._newest = Ledger(), None, None
         self._failed_steps.clear()
         self.writer.introduced.clear()
 
@@ -81,8 +84,11 @@ class Teller:
         refused += write_arrays(loggers, self.tagged(finding.arrays), step)
         deaf = [logger for logger, _ in refused]
         hearing = [logger for logger in loggers if logger not in deaf]
-        made, name = finding.entry, self._settings.name
-        record = None if made is None else made.told(name, finding.numbers, finding.events)
+        record = None
+        if finding.entry is not None:
+            made = finding.entry.told(finding.numbers, finding.events)
+            record = partial(made.summary, self._settings.name)
+            self._newest = made.without_maps()
         self.writer.write(hearing, self.tagged(finding.pictures), step, record)
         if refused:
             raise refused[0][1]
@@ -134,17 +140,28 @@ class Teller:
         """Print beside the progress bar."""
         self._voice.say(trainer, f"SaliencyMonitor {text}")
 
-    def end(self, trainer: Any) -> None:
-        """See the last numbers and pictures written."""
+    def end(self, trainer: Any, best: int | None) -> None:
+        """See the last numbers and pictures written.
+
+        Args:
+            trainer: of the fit that ends.
+            best: step of the best checkpoint, which the last observation could not know.
+        """
         if trainer.is_global_zero:
             self._ledger.settle(trainer.loggers)
+            newest = self._newest
+            if newest is not None and newest.observation.best != best:
+                last = newest.with_best(best)
+                record = partial(last.summary, self._settings.name)
+                self.writer.write(trainer.loggers, {}, last.observation.step, record)
         self.writer.drain()
         with trainers.ranks_of(trainer).agreeing():
-            if self._picture_error is not None and self._settings.on_error == "raise":
-                self.failed(trainer, *self._picture_error, "a picture could not be written")
+            if self._thread_error is not None and self._settings.on_error == "raise":
+                self.failed(trainer, *self._thread_error)
 
-    def _picture_failed(self, error: BaseException, step: int) -> None:
+    def _not_written(self, error: BaseException, step: int, what: str) -> None:
         self._count(step)
-        self._picture_error = self._picture_error or (error, step)
-        text = f"a picture could not be written: {in_words(error)}"
-        self._voice.warn_from_thread(text, about=f"picture: {type(error).__name__}")
+        text = f"{what} could not be written"
+        self._thread_error = self._thread_error or (error, step, text)
+        # Of one cause: the record goes the way of the pictures.
+        self._voice.warn_from_thread(f"{text}: {in_words(error)}", about=type(error).__name__)

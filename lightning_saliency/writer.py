@@ -19,8 +19,8 @@ Format = Literal["jpeg", "png"]
 Job = Callable[[], None] | None
 """Work for the thread; None ends it."""
 
-Recording = Callable[[bool], Any]
-"""Makes the summary of an observation's record; told whether the probes belong into it."""
+Record = Callable[[bool], Any]
+"""Makes the summary of an observation's record; told whether the probes are new to the file."""
 
 MOST = 2
 """Observations that wait to be drawn, at most."""
@@ -38,14 +38,14 @@ class PictureWriter:
 
     Args:
         format: of the pictures.
-        failed: told of an error and of its step, on either thread: what can't be written stops
-            nothing.
+        failed: told of an error, of its step and of what could not be written, on either thread:
+            it stops nothing.
 
     Attributes:
         introduced: folders whose event files hold the probes of the record.
     """
 
-    def __init__(self, format: Format, failed: Callable[[BaseException, int], None]) -> None:
+    def __init__(self, format: Format, failed: Callable[[BaseException, int, str], None]) -> None:
         if format not in ("jpeg", "png"):
             raise ConfigurationError(
                 f"picture_format={format!r} is not a format of pictures. Known: 'jpeg' (small), "
@@ -63,9 +63,11 @@ class PictureWriter:
         loggers: Iterable[Any],
         pictures: Mapping[str, Picture],
         step: int,
-        record: Recording | None = None,
+        record: Record | None = None,
     ) -> None:
         """Draw `pictures`, full tag → picture, and write them to each logger that takes pictures.
+
+        The `record` goes to TensorBoard alone.
 
         TensorBoard's pictures are written behind the caller's back. Others' clients belong to the
         thread that made them, so for those the caller waits for the drawing.
@@ -82,9 +84,9 @@ class PictureWriter:
                     self._submit(lambda: self._record(experiments, record, step, now))
                 self._submit(lambda: self._to_boards(experiments, pictures, step, now))
             for _, error in write_pictures(known, pictures, step):
-                self._failed(error, step)
+                self._failed(error, step, "a picture")
         except Exception as error:
-            self._failed(error, step)
+            self._failed(error, step, "a picture")
 
     def drain(self) -> None:
         """Wait until everything is written."""
@@ -118,7 +120,7 @@ class PictureWriter:
             )
             self._thread.start()
 
-    def _record(self, experiments: list[Any], record: Recording, step: int, now: float) -> None:
+    def _record(self, experiments: list[Any], record: Record, step: int, now: float) -> None:
         made: dict[bool, Any] = {}
         for experiment in experiments:
             try:
@@ -129,7 +131,7 @@ class PictureWriter:
                 write_summary(experiment, made[new], step, now)
                 self.introduced.add(folder)
             except BaseException as error:  # also what would end a thread
-                self._failed(error, step)
+                self._failed(error, step, "the record")
 
     def _to_boards(
         self, experiments: list[Any], pictures: Mapping[str, Picture], step: int, now: float
@@ -141,7 +143,7 @@ class PictureWriter:
                 for experiment in experiments:
                     write_summary(experiment, summary, step, now)
             except BaseException as error:  # also what would end a thread
-                self._failed(error, step)
+                self._failed(error, step, "a picture")
 
 
 def _work(jobs: queue.SimpleQueue[Job]) -> None:

@@ -27,7 +27,7 @@ def picture() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 255, (40, 80, 3), dtype=np.uint8)
 
 
-def fail(error: BaseException, step: int) -> None:
+def fail(error: BaseException, step: int, what: str) -> None:
     raise AssertionError(f"unexpected failure on the thread at {step}") from error
 
 
@@ -87,7 +87,7 @@ def test_pictures_are_drawn_on_another_thread(tmp_path: Path) -> None:
 def test_a_picture_that_fails_stops_nothing(tmp_path: Path) -> None:
     told: list[BaseException] = []
     board = TensorBoardLogger(tmp_path)
-    writer = PictureWriter("png", lambda error, step: told.append(error))
+    writer = PictureWriter("png", lambda error, step, what: told.append(error))
 
     def broken() -> NDArray[np.uint8]:
         raise OSError("no space left on device")
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_at_the_flush_ends_no_thread() -> None:
     told: list[BaseException] = []
     experiment = type("Experiment", (), {"_get_file_writer": lambda self: Full()})()
     board = type("TensorBoardLogger", (), {"experiment": experiment})()
-    writer = PictureWriter("png", lambda error, step: told.append(error))
+    writer = PictureWriter("png", lambda error, step, what: told.append(error))
     for step in range(2):
         writer.write([board], {"saliency/a": picture}, step)
         writer.drain()
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_to_stops_nothing() -> None:
 
     told: list[BaseException] = []
     board = type("TensorBoardLogger", (), {"experiment": property(denied)})()
-    PictureWriter("png", lambda error, step: told.append(error)).write(
+    PictureWriter("png", lambda error, step, what: told.append(error)).write(
         [board], {"saliency/a": picture}, 0
     )
     assert [type(error) for error in told] == [PermissionError]

@@ -23,24 +23,29 @@ class Track:
     Attributes:
         content: what its metadata says, as it was written.
         steps: in order, each once.
-        payloads: the blobs at each step.
+        tensors: what is there at each, as protocol buffers.
     """
 
     content: bytes
     steps: list[int] = field(default_factory=list)
-    payloads: list[list[bytes]] = field(default_factory=list)
+    tensors: list[Any] = field(default_factory=list)
 
     def take_back(self, step: int) -> None:
         """Leave out what is at this step or after it."""
         while self.steps and self.steps[-1] >= step:
             self.steps.pop()
-            self.payloads.pop()
+            self.tensors.pop()
 
-    def add(self, step: int, payload: list[bytes]) -> None:
+    def add(self, step: int, tensor: Any) -> None:
         """Take in what was written at a step: of a run that went back, the newest counts."""
         self.take_back(step)
         self.steps.append(step)
-        self.payloads.append(payload)
+        self.tensors.append(tensor)
+
+    def blobs(self) -> dict[int, list[bytes]]:
+        """Step → the blobs, or the bytes of a string."""
+        pairs = zip(self.steps, self.tensors, strict=True)
+        return {step: list(tensor.string_val) for step, tensor in pairs}
 
 
 def tracks(folder: Path) -> dict[str, Track]:
@@ -61,7 +66,7 @@ def tracks(folder: Path) -> dict[str, Track]:
                 plugin = value.metadata.plugin_data
                 if plugin.plugin_name == PLUGIN:
                     track = found.setdefault(value.tag, Track(plugin.content))
-                    track.add(event.step, list(value.tensor.string_val))
+                    track.add(event.step, value.tensor)
     return found
 
 

@@ -24,9 +24,6 @@ __all__ = ["PLUGIN", "VERSION"]
 PLUGIN = "saliency"
 """Whose series these are in event files: the name of the TensorBoard plugin that shows them."""
 
-LEVEL = 6
-"""Of zlib."""
-
 _LENGTH = struct.Struct("<I")
 
 
@@ -86,6 +83,9 @@ class Observation:
         rates: learning rates.
         best: step of the best checkpoint that is known so far.
         events: what happened.
+        since: the step from which this fit went on: of what an earlier one wrote into the same
+            folder, nothing counts from there on.
+        session: when this fit began, in seconds since 1970: later ones are larger.
     """
 
     index: int
@@ -100,6 +100,8 @@ class Observation:
     rates: tuple[float, ...] = ()
     best: int | None = None
     events: tuple[Mark, ...] = ()
+    since: int = 0
+    session: float = 0.0
 
     def encoded(self) -> bytes:
         """As it stands in the event file."""
@@ -109,6 +111,8 @@ class Observation:
             "step": self.step,
             "label": self.label,
             "time": round(self.time, 3),
+            "since": self.since,
+            "session": round(self.session, 3),
             "hash": self.hash,
             "predictions": [int(one) for one in self.predictions],
             "confidence": rounded(self.confidence),
@@ -121,7 +125,7 @@ class Observation:
             "best": self.best,
             "events": [mark.document() for mark in self.events],
         }
-        return zlib.compress(dumped(document), LEVEL)
+        return zlib.compress(dumped(document))
 
 
 def decode_observation(data: bytes) -> Document:
@@ -132,6 +136,27 @@ def decode_observation(data: bytes) -> Document:
         RecordError: it is damaged.
     """
     return loaded(_inflated(data, "an observation"), "an observation")
+
+
+def current(documents: Iterable[Document]) -> list[Document]:
+    """The observations that count, in the order of their steps: what readers leave is judged here.
+
+    A resumed run goes on from the step of its checkpoint, and a new one in the same folder from 0:
+    what an earlier one wrote from there on is taken back. Of one step the last that was written
+    counts.
+
+    Args:
+        documents: of one monitor and run, as `decode_observation` gives them, those of a fit in the
+            order in which they were written.
+    """
+    known: dict[int, Document] = {}
+    session = -math.inf
+    for one in sorted(documents, key=lambda one: float(one["session"])):
+        if one["session"] > session:
+            session = one["session"]
+            known = {step: old for step, old in known.items() if step < one["since"]}
+        known[one["step"]] = one
+    return [known[step] for step in sorted(known)]
 
 
 def number(value: float) -> float | None:
@@ -180,7 +205,17 @@ def encode_maps(
         "peaks": rounded(np.where(known, peaks, np.nan)),
     }
     head = dumped(header)
-    return _LENGTH.pack(len(head)) + head + zlib.compress(levels.tobytes(), LEVEL)
+    return _LENGTH.pack(len(head)) + head + _deflated(levels.tobytes())
+
+
+def _deflated(levels: bytes) -> bytes:
+    """The smaller of two zlib streams.
+
+    Maps of pixels are noise, of which runs of zeros are all that repeats: looking for more makes
+    the codes of the values longer. Maps of blocks do repeat.
+    """
+    runs = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    return min(runs.compress(levels) + runs.flush(), zlib.compress(levels), key=len)
 
 
 def _defined(maps: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 
 from lightning_saliency.errors import did_you_mean
 from lightning_saliency.record.files import Track, event_folders, tracks
-from lightning_saliency.record.format import MapBlob, Mark, decode_maps, decode_observation
+from lightning_saliency.record.format import (
+    MapBlob,
+    Mark,
+    current,
+    decode_maps,
+    decode_observation,
+)
 from lightning_saliency.record.probes import ProbeSheet
 from lightning_saliency.record.versions import (
     Document,
-    NewerRecordError,
     RecordError,
     check,
 )
@@ -302,28 +307,25 @@ def _history(monitor: str, run: str, folder: Path, own: Tracks) -> History:
     what = f"{monitor!r} in {run!r}"
     for content, _ in own.values():
         check(int(content.get("version", 1)), f"The record of {what}")
-    _, sheets = own.get(("probes", ""), ({}, Track(b"")))
-    if not sheets.payloads:
+    sheets = _blobs(own, "probes")
+    if not sheets:
         raise RecordError(
             f"The record of {what} has no probes: its first event file is missing. Bring it back."
         )
-    try:
-        probes = ProbeSheet.decode(sheets.payloads[-1])
-        _, numbers = own.get(("observations", ""), ({}, Track(b"")))
-        pairs = zip(numbers.steps, numbers.payloads, strict=True)
-        known = {step: decode_observation(payload[0]) for step, payload in pairs}
-    except NewerRecordError:
-        raise
+    probes = ProbeSheet.decode(sheets[max(sheets)])
+    written = [decode_observation(data) for (data,) in _blobs(own, "observations").values()]
     # Another fit into the same folder may have had other probes.
-    documents = {step: one for step, one in known.items() if one["hash"] == probes.hash}
-    blobs = {
-        method: _aligned(documents, track)
-        for (series, method), (_, track) in own.items()
-        if series == "maps"
-    }
-    return History(monitor, run, folder, probes, tuple(documents.values()), blobs)
+    documents = current(one for one in written if one["hash"] == probes.hash)
+    steps = [int(one["step"]) for one in documents]
+    blobs = {}
+    for series, method in own:
+        if series == "maps":
+            at = _blobs(own, series, method)
+            blobs[method] = tuple(at[step][0] if step in at else None for step in steps)
+    return History(monitor, run, folder, probes, tuple(documents), blobs)
 
 
-def _aligned(steps: Iterable[int], track: Track) -> tuple[bytes | None, ...]:
-    at = dict(zip(track.steps, track.payloads, strict=True))
-    return tuple(at[step][0] if at.get(step) else None for step in steps)
+def _blobs(own: Tracks, series: str, method: str = "") -> dict[int, list[bytes]]:
+    """Step → what is in the file; nothing of a series that is not there."""
+    known = own.get((series, method))
+    return {} if known is None else known[1].blobs()

@@ -1,4 +1,4 @@
-"""The probes in the record: a header, and all their images in one PNG."""
+"""The probes in the record: a header, and all their images in one picture."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ SIDE = 112
 AREA = 64 * SIDE * SIDE
 """Pixels of all of them: more than 64 probes are smaller."""
 
+EXACT = 2**19
+"""Bytes of a PNG at most: larger ones, of photographs, become a JPEG."""
+
+_QUALITY = 90
+
 Pictures = NDArray[np.uint8]
 
 
@@ -29,7 +34,7 @@ class ProbeSheet:
 
     Attributes:
         header: its document: names, classes, targets, what is explained, the methods.
-        sprite: PNG of all images, row by row.
+        sprite: PNG or JPEG of all images, row by row.
         mask_sprite: PNG of all masks in the same places, white on the object; None without masks.
     """
 
@@ -85,13 +90,13 @@ class ProbeSheet:
             return None
         return np.asarray(self._cut(self.mask_sprite, "L") > 127)
 
-    def _cut(self, png: bytes, mode: str) -> Pictures:
+    def _cut(self, encoded: bytes, mode: str) -> Pictures:
         from PIL import Image
 
         image = self.header["image"]
         (height, width), columns, count = image["cell"], image["columns"], len(self)
         rows = -(-count // columns)
-        sprite = np.asarray(Image.open(io.BytesIO(png)).convert(mode))
+        sprite = np.asarray(Image.open(io.BytesIO(encoded)).convert(mode))
         if sprite.shape[:2] != (rows * height, columns * width):
             raise RecordError(
                 f"the sprite of the probes is {sprite.shape[:2]} and not "
@@ -143,7 +148,7 @@ def probe_sheet(
     grey = None if masks is None else masks.astype(np.uint8) * np.uint8(255)
     return ProbeSheet(
         header,
-        _png(_laid(pictures, cell, columns)),
+        _compact(_laid(pictures, cell, columns)),
         None if grey is None else _png(_laid(grey, cell, columns)),
     )
 
@@ -165,11 +170,25 @@ def _laid(pictures: Pictures, cell: tuple[int, int], columns: int) -> Pictures:
     sheet = np.zeros((rows, columns, height, width, *pictures.shape[3:]), dtype=np.uint8)
     for index, picture in enumerate(pictures):
         if picture.shape[:2] != cell:
-            picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
+            picture = np.asarray(
+                Image.fromarray(picture).resize((width, height), Image.Resampling.BOX)
+            )
         sheet[index // columns, index % columns] = picture
     return np.ascontiguousarray(sheet.swapaxes(1, 2)).reshape(
         rows * height, columns * width, *pictures.shape[3:]
     )
+
+
+def _compact(picture: Pictures) -> bytes:
+    """Exact, unless that is large: TensorBoard sums a check over each byte in Python."""
+    from PIL import Image
+
+    exact = _png(picture)
+    if len(exact) <= EXACT:
+        return exact
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "JPEG", quality=_QUALITY, subsampling="4:4:4")
+    return stream.getvalue()
 
 
 def _png(picture: Pictures) -> bytes:

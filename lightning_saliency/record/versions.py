@@ -24,8 +24,8 @@ class NewerRecordError(RecordError):
 
 
 def dumped(document: Document) -> bytes:
-    """A document as bytes: UTF-8, no spaces, no NaN."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    """A document as bytes: no spaces, no NaN, ASCII (names of files may hold half characters)."""
+    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
 
 
 def loaded(data: bytes, what: str) -> Document:

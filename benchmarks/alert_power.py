@@ -4,13 +4,15 @@
 
 Replays the runs of `alert_runs` on the chart as it is shipped, `Chart()`, and trains those that
 aren't there yet: a minute per seed and recipe. Two panels: examples of the training as they pass,
-together and by class, held against the probes; and the held-out probes, together. The setting was
-chosen on the first set of seeds alone. The others are for confirmation and never pooled with it.
+together and by class, held against the probes; and the held-out probes, together. Each alarm on the
+patch is followed by the intervention, as in a fit. The setting was chosen on the first set of seeds
+alone. The others are for confirmation and never pooled with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,7 @@ from typing import Any
 
 import torch
 from scipy.stats import beta
-from torch import Tensor
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,24 +30,29 @@ from alert_runs import (
     ARMS,
     BENIGN,
     CHANGED_AT,
-    FINE,
     PLANTED,
     PROBES,
     RECIPES,
+    SIZES,
     Data,
     Job,
     corner,
+    epoch_of,
+    network,
     simulate,
+    stream_panel,
 )
 
 from examples.decoy_digits import PATCH, SIDE
-from lightning_saliency.alerts import Alerts
-from lightning_saliency.alerts.cells import CellSums, cell_mass
+from lightning_saliency.alerts import Chart
+from lightning_saliency.alerts.cells import CELLS, cell_mask
 from lightning_saliency.alerts.chart import Alarm
+from lightning_saliency.attribution import Subject
+from lightning_saliency.intervention import SIGNIFICANT, intervene
 
-CLASSES = 10
-SETS = {"choice": range(8), "confirmation": range(8, 26), "second confirmation": range(26, 46)}
+SETS = {"choice": range(14), "confirmation": range(46, 66), "second confirmation": range(26, 46)}
 """Which seeds the setting was chosen on, and on which it was tried afterwards."""
+GRID = (CELLS, CELLS)
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,9 @@ class Told:
     Attributes:
         early: whether it alarmed before anything happened.
         delay: observations until it alarmed after, 1 for the first; None if it did not.
-        panel: whose alarm it was.
         right: whether the largest z of the first alarm lies where the patch was in training.
         strict: the same without the shifts of the recipe.
+        p: of the intervention after that alarm; None where it was not made.
         largest: the largest z after the change that the mass's growth lets count.
         clean: accuracy on held-out digits at the end.
         lying: accuracy on the same with a patch that says nothing about them.
@@ -65,74 +72,97 @@ class Told:
 
     early: bool
     delay: int | None
-    panel: str
     right: bool
     strict: bool
+    p: float | None
     largest: float
     clean: float
     lying: float
 
 
-def groups(masses: Tensor, labels: Tensor, cells: int) -> Tensor:
-    """The shares of each observation `(T, N, 196)` in the groups of a chart, `(T, 1 + K, C)`."""
-    maps = masses.float().view(*masses.shape[:2], FINE, FINE)
-    rows = zip(maps, labels, strict=True)
-    return torch.stack(
-        [CellSums.of(cell_mass(one, cells), own, CLASSES).groups() for one, own in rows]
-    )
-
-
-def panels(job: Job, folder: Path, alerts: Alerts) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The cells of the probes and of the stream over a whole run, and what else was kept of it."""
+def parts_of(job: Job, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was kept of a run before the change and after it; trained where it isn't there."""
     simulate(folder, job.recipe, job.seed, iter([job.arm]))
     files = (Job(job.recipe, name, job.seed).file(folder) for name in ("prefix", job.arm))
-    parts = [torch.load(file, weights_only=True) for file in files]
-    whole = {name: torch.cat([part[name] for part in parts]) for name in ("clean", "stream")}
-    passed = torch.cat([part["stream labels"] for part in parts]).long()
-    known = Data(job.seed).held[1][:PROBES].expand(len(passed), -1)
-    few = alerts.stream
-    cells = {
-        # Of one class there are too few held-out probes for a chart of its own.
-        "probes": groups(whole["clean"], known, alerts.cells)[:, :1],
-        "stream": groups(whole["stream"][:, :few], passed[:, :few], alerts.cells),
-    }
-    return cells, parts[-1]
+    before, after = (torch.load(file, weights_only=True) for file in files)
+    return before, after
 
 
-def told(job: Job, folder: Path, alerts: Alerts) -> Told:
+def told(job: Job, folder: Path, chart: Chart, size: int) -> Told:
     """Replay one run as `lightning_saliency.alerting` charts it."""
-    cells, end = panels(job, folder, alerts)
-    chart = alerts.chart
+    before, after = parts_of(job, folder)
+    cells = {
+        panel: torch.cat([part[f"{panel} {size}"] for part in (before, after)]).float()
+        for panel in ("probes", "stream")
+    }
     controls = {"probes": None, "stream": cells["probes"][:, 0]}
     read = {name: list(chart.replayed(one, controls[name])) for name, one in cells.items()}
-    found: list[list[tuple[Alarm, str]]] = [
-        sorted(
-            ((alarm, name) for name, seen in read.items() for alarm in chart.alarms(seen[when])),
-            key=lambda one: -one[0].z,
-        )
-        for when in range(len(end["accuracy"]) + CHANGED_AT)
+    # Of all alarms of one observation the largest z leads; its panel's others go with it.
+    found = [
+        max(((chart.alarms(seen[when]), name) for name, seen in read.items()), key=_largest)
+        for when in range(len(cells["probes"]))
     ]
-    later = [(when, one[0]) for when, one in enumerate(found[CHANGED_AT:], 1) if one]
-    delay, (first, panel) = later[0] if later else (None, (Alarm(0, 0, 0, 0), ""))
+    later = [(when, *one) for when, one in enumerate(found[CHANGED_AT:]) if one[0]]
     counted = [
         float(chart.counted(one).amax()) for seen in read.values() for one in seen[CHANGED_AT:]
     ]
+    when, alarms, panel = later[0] if later else (0, (Alarm(0, 0, 0, 0),), "")
     reach = RECIPES[job.recipe].shift
+    right = bool(later) and on_patch(alarms[0].cell, job.seed, reach)
+    p = None
+    if right and job.arm in PLANTED and when < len(after["weights"]):
+        p = intervened(job, after["weights"][when], CHANGED_AT + when, panel, alarms, size)
     return Told(
-        any(found[:CHANGED_AT]),
-        delay,
-        panel,
-        bool(later) and on_patch(first.cell, job.seed, alerts.cells, reach),
-        bool(later) and on_patch(first.cell, job.seed, alerts.cells, 0),
+        any(alarms for alarms, _ in found[:CHANGED_AT]),
+        when + 1 if later else None,
+        right,
+        bool(later) and on_patch(alarms[0].cell, job.seed, 0),
+        p,
         max(counted),
-        *end["accuracy"][-1].tolist(),
+        *after["accuracy"][-1].tolist(),
     )
 
 
-def on_patch(cell: int, seed: int, cells: int, reach: int) -> bool:
+def _largest(found: tuple[tuple[Alarm, ...], str]) -> float:
+    alarms, _ = found
+    return alarms[0].z if alarms else 0.0
+
+
+def intervened(
+    job: Job, weights: Tensor, epoch: int, panel: str, alarms: Sequence[Alarm], size: int
+) -> float:
+    """The p of the intervention that an alarm is followed by, as in a fit."""
+    net = network(job.seed)
+    nn.utils.vector_to_parameters(weights.float(), net.parameters())
+    data = Data(job.seed)
+    passing = epoch_of(*data.training(job.arm), job.seed, epoch, RECIPES[job.recipe].shift)
+    images, labels = (one[:size] for one in stream_panel(*passing, job.seed, epoch))
+    held, known = (one[:size] for one in data.held)
+    inputs, classes = (images, labels) if panel == "stream" else (held, known)
+    own = labels == alarms[0].group - 1
+    donors = (images[own], labels[own]) if own.any() else (images, labels)
+    cells = [one.cell for one in alarms]
+    others = [cell for cell in range(CELLS**2) if cell not in cells]
+    with torch.no_grad():
+        found = intervene(
+            Subject(net),
+            inputs,
+            classes,
+            cell_mask((SIDE, SIDE), GRID, cells),
+            donors=donors,
+            ordinary=[
+                cell_mask((SIDE, SIDE), GRID, [cell])
+                for cell in random.Random(job.seed).sample(others, 8)
+            ],
+            seed=job.seed,
+        )
+    return found.p
+
+
+def on_patch(cell: int, seed: int, reach: int) -> bool:
     """Whether a cell has a part of the run's patch, moved by up to `reach` pixels."""
-    side = SIDE / cells
-    at = cell // cells * side, cell % cells * side
+    side = SIDE / CELLS
+    at = cell // CELLS * side, cell % CELLS * side
     return all(
         low < start + PATCH + reach and low + side > start - reach
         for low, start in zip(at, corner(seed), strict=True)
@@ -155,14 +185,13 @@ def share(found: int, of: int) -> str:
 Runs = dict[Job, Told]
 
 
-def replayed(folder: Path, alerts: Alerts, seeds: Sequence[int]) -> Runs:
+def replayed(folder: Path, chart: Chart, size: int, seeds: Sequence[int]) -> Runs:
     """All runs of these seeds."""
     found: Runs = {}
     for seed in seeds:
         for recipe in RECIPES:
             jobs = [Job(recipe, arm, seed) for arm in ARMS]
-            found |= {job: told(job, folder, alerts) for job in jobs}
-        print(f"seed {seed}", file=sys.stderr)
+            found |= {job: told(job, folder, chart, size) for job in jobs}
     return found
 
 
@@ -174,10 +203,10 @@ def false_alarm(job: Job, one: Told) -> bool:
 def planted_rows(runs: Runs) -> Iterator[str]:
     """A row per recipe and planted arm."""
     yield (
-        "| recipe | planted | found | in the right cell | median delay, longest "
-        "| missed: accuracy on clean digits/with a patch that lies (largest z) |"
+        "| recipe | planted | found | in the right cell | median delay, longest | intervention: "
+        "p < 0.01 | missed: accuracy on clean digits/with a patch that lies (largest z) |"
     )
-    yield "|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|"
     for recipe in RECIPES:
         for arms in (*((arm,) for arm in PLANTED), PLANTED):
             own = [one for job, one in runs.items() if job.recipe == recipe and job.arm in arms]
@@ -187,11 +216,14 @@ def planted_rows(runs: Runs) -> Iterator[str]:
             strict = sum(one.strict for one in own)
             narrow = "" if strict == right else f"; {strict} unless shifted"
             late = f"{statistics.median(delays):g}, {max(delays)}" if delays else "–"
+            p = [one.p for one in own if one.p is not None]
+            sure = f"{sum(one < SIGNIFICANT for one in p)}/{len(p)}" if p else "–"
             why = "see above" if len(arms) > 1 else misses(missed)
             name = "all" if len(arms) > 1 else arms[0]
+            place = share(right, len(delays)) if delays else "–"
             yield (
-                f"| {recipe} | {name} | {share(len(delays), len(own))} | "
-                f"{share(right, len(delays)) if delays else '–'}{narrow} | {late} | {why} |"
+                f"| {recipe} | {name} | {share(len(delays), len(own))} | {place}{narrow} | {late} "
+                f"| {sure} | {why} |"
             )
 
 
@@ -235,18 +267,16 @@ def report(runs: Runs, name: str, seeds: Sequence[int]) -> str:
     return "\n\n".join([title, *parts])
 
 
-def setting(alerts: Alerts) -> str:
+def setting(chart: Chart, size: int) -> str:
     """What was tried."""
-    chart = alerts.chart
     return (
-        f"{PROBES} held-out probes, charted together, and {alerts.stream} examples of the "
-        "training, drawn anew for each observation, held against the probes, charted together and "
-        f"by class; {alerts.cells}×{alerts.cells} cells; `{chart}`. Something happens at "
-        f"observation {CHANGED_AT}; the delay counts from there, 1 for the first observation after "
-        "it. Intervals are Clopper–Pearson, 95 %; the arms of one recipe and seed share their "
-        "first epochs. The setting was chosen on the first set of seeds. The confirmation set had "
-        "been replayed before with an earlier setting (threshold 5.5, no probes); "
-        "of the second no earlier replay is known."
+        f"{size} held-out probes, charted together, and {size} examples of the training, drawn "
+        "anew for each observation, held against the probes, charted together and by class; "
+        f"{CELLS}×{CELLS} cells; `{chart}`. Something happens at observation {CHANGED_AT}; the "
+        "delay counts from there, 1 for the first observation after it. The intervention follows "
+        "each first alarm on the patch. Intervals are Clopper–Pearson, 95 %; the arms of one "
+        "recipe and seed share their first epochs. The setting was chosen on the first set of "
+        "seeds; the confirmation was run once, after that."
     )
 
 
@@ -255,18 +285,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/alert_power"))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--stream", type=int, default=PROBES, help="examples watched, at most 256")
+    parser.add_argument("--sizes", nargs="+", type=int, choices=SIZES, default=[PROBES, SIZES[0]])
     parser.add_argument("--write", type=Path, help="a file for the tables, besides the console")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    alerts = Alerts(stream=given.stream)
-    sets = {name: replayed(given.folder, alerts, SETS[name]) for name in given.sets}
-    parts = [setting(alerts), *(report(one, name, SETS[name]) for name, one in sets.items())]
+    chart, parts = Chart(), []
+    for size in given.sizes:
+        parts.append(setting(chart, size))
+        for name in given.sets:
+            runs = replayed(given.folder, chart, size, SETS[name])
+            parts.append(report(runs, name, SETS[name]))
+            print(f"{size}: {name}", file=sys.stderr)
     text = "\n\n".join(parts) + "\n"
     print(text)
     if given.write:
         given.write.parent.mkdir(parents=True, exist_ok=True)
-        given.write.write_text(text)
+        given.write.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

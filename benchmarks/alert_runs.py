@@ -1,12 +1,14 @@
 """The runs of the power study: digits, a small net, and what happens to its training half-way.
 
 All arms of one recipe and seed share their first epochs, which are trained once. One observation
-per epoch: the weights, and of three panels of 256 probes the gradient of the margin as mass on
-14×14 cells, per probe, so that any chart can be replayed without training again:
+per epoch, of the gradient of the margin, laid on cells as `lightning_saliency.alerting` does it:
+what a chart needs, a few kB, so that any chart can be replayed without training again:
 
-- `clean`: held out, fixed;
-- `patched`: the same with the patch, which only who planted it can have;
+- `probes`: held out, fixed;
 - `stream`: inputs and labels of the epoch as they were trained on, chosen blindly and anew.
+
+Both in two sizes. Of planted arms the weights of the first epochs after the change are kept as
+well, for the intervention.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from examples.decoy_digits import PATCH, SIDE, digits
+from lightning_saliency.alerts.cells import CellSums, cell_mass
 from lightning_saliency.targets import Margin
 
 PLANTED = ("backdoor 10 %", "backdoor 2 %", "decoy")
@@ -34,7 +37,11 @@ BENIGN = ("lr ×3", "lr ×0.1", "augmentation", "label noise", "head re-init")
 ARMS = ("null", *PLANTED, *BENIGN)
 CHANGED_AT, FOLLOWED, EPOCHS = 12, 8, 24
 """The epoch from which on an arm differs, for how long it is followed; the null run's length."""
-TRAIN, PROBES, FINE = 4000, 256, 14
+TRAIN, PROBES, CLASSES = 4000, 256, 10
+SIZES = (64, PROBES)
+"""Examples in each panel: as shipped, and four times as many."""
+WATCHED = 3
+"""Epochs after the change whose weights are kept."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +205,7 @@ def epoch_of(
     return moved(images[order], shifts, reach), labels[order]
 
 
-def stream_panel(
-    images: Tensor, labels: Tensor, seed: int, epoch: int
-) -> tuple[Tensor, Tensor]:
+def stream_panel(images: Tensor, labels: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """A blind choice of what passed."""
     kept = torch.randperm(len(images), generator=generator(seed, 7, epoch))[:PROBES]
     return images[kept], labels[kept]
@@ -224,33 +229,28 @@ def gradients(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return gradient[:, 0]
 
 
-def fine(maps: Tensor) -> Tensor:
-    """The mass on 14×14 cells, (N, 196), as shares of each probe's map."""
-    mass = F.avg_pool2d(maps.abs()[:, None].double(), SIDE // FINE).flatten(1)
-    return (mass / mass.sum(1, keepdim=True)).half()
-
-
 def observe(
     net: nn.Module, data: Data, arm: str, stream: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
-    """What is kept of one epoch."""
+    """What is kept of one epoch: `(G, C)` of each panel and size, and the accuracies."""
     images, labels = data.held
-    lying = data.lying(arm)
-    panels = {
-        "clean": (images[:PROBES], labels[:PROBES]),
-        "patched": (lying[:PROBES], labels[:PROBES]),
-        "stream": stream,
-    }
-    seen = {name: fine(gradients(net, *panel)) for name, panel in panels.items()}
+    panels = {"probes": (images[:PROBES], labels[:PROBES]), "stream": stream}
+    seen = {}
+    for name, (inputs, classes) in panels.items():
+        masses = cell_mass(gradients(net, inputs, classes))
+        number = CLASSES if name == "stream" else 1
+        groups = classes if name == "stream" else torch.zeros_like(classes)
+        for size in SIZES:
+            sums = CellSums.of(masses[:size], groups[:size], number).groups()
+            seen[f"{name} {size}"] = (sums if number > 1 else sums[:1]).half()
     with torch.no_grad():
-        right = [(net(one).argmax(1) == labels).float().mean() for one in (images, lying)]
-    weights = torch.cat([one.detach().flatten() for one in net.parameters()])
-    return {
-        **seen,
-        "stream labels": stream[1].to(torch.int8),
-        "accuracy": torch.stack(right),
-        "weights": weights.clone(),
-    }
+        right = [(net(one).argmax(1) == labels).float().mean() for one in (images, data.lying(arm))]
+    return {**seen, "accuracy": torch.stack(right)}
+
+
+def weights_of(net: nn.Module) -> Tensor:
+    """All of them in one row, rounded: what an intervention asks for does not hang on that."""
+    return nn.utils.parameters_to_vector(net.parameters()).detach().half()
 
 
 def follow(job: Job, state: Training, data: Data, start: int, end: int) -> dict[str, Any]:
@@ -262,15 +262,16 @@ def follow(job: Job, state: Training, data: Data, start: int, end: int) -> dict[
     if job.arm == "head re-init" and changed:
         state.net[-1].load_state_dict(network(job.seed + 10_000)[-1].state_dict())
     seen: list[dict[str, Tensor]] = []
-    rates = []
+    weights: list[Tensor] = []
     for epoch in range(start, end):
         passing = epoch_of(images, labels, job.seed, epoch, reach)
-        rates.append(recipe.rate(epoch) * factor)
-        learn(state, *passing, rates[-1])
+        learn(state, *passing, recipe.rate(epoch) * factor)
         stream = stream_panel(*passing, job.seed, epoch)
         seen.append(observe(state.net, data, job.arm, stream))
+        if job.arm in PLANTED and CHANGED_AT <= epoch < CHANGED_AT + WATCHED:
+            weights.append(weights_of(state.net))
     stacked = {name: torch.stack([one[name] for one in seen]) for name in seen[0]}
-    return {**stacked, "rates": rates, "start": start, "job": vars(job)}
+    return {**stacked, "weights": weights}
 
 
 def save(found: dict[str, Any], path: Path) -> None:

@@ -30,11 +30,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from alert_runs import PROBES, RECIPES, Data, Training, epoch_of, generator, learn, network
-from null_alerts import ARMS, alarmed
+from alert_power import told as alarmed
+from alert_runs import PROBES, RECIPES, Data, Job, Training, epoch_of, generator, learn, network
 
 from examples.decoy_digits import PATCH
-from lightning_saliency import SaliencyMonitor
+from lightning_saliency import Chart, SaliencyMonitor
 from lightning_saliency.attribution import Saliency, SmoothGrad
 from lightning_saliency.attribution.passes import explain
 from lightning_saliency.measures.drift import cosine
@@ -48,6 +48,11 @@ from lightning_saliency.measures.noise import (
 from lightning_saliency.targets import Logit
 
 TABLE = Path("docs/tables/null_battery.md")
+RUNS = Path("runs/alert_power")
+ARMS = {"backdoor 10 %": True, "backdoor 2 %": True, "lr ×3": False, "lr ×0.1": False}
+"""What happens to a run of recipe A, and whether an alert is wanted."""
+SEEDS = 46
+"""The first of the seeds on which the chart's setting was not chosen."""
 CLASSES, TESTED, SAMPLES, DRIFT = 10, 96, 4, 0.02
 """The drift test that is tried: its probes, samples of SmoothGrad, and the drift to be found."""
 
@@ -383,11 +388,12 @@ def told(case: Case, chosen: tuple[Callable[[Case], Line | Iterator[Line]], ...]
 def alerts(seeds: int) -> Iterator[Line]:
     """The chart on runs with a planted backdoor, and on runs whose learning rate jumped."""
     for arm, planted in ARMS.items():
-        found = [alarmed(arm, seed) for seed in range(seeds)]
-        early = sum(one.before for one in found)
+        jobs = [Job("A", arm, SEEDS + seed) for seed in range(seeds)]
+        found = [alarmed(job, RUNS, Chart(), PROBES) for job in jobs]
+        early = sum(one.early for one in found)
         after = [one for one in found if one.delay is not None]
         if planted:
-            soon = [one for one in after if one.delay is not None and one.delay < 3]
+            soon = [one for one in after if one.delay is not None and one.delay <= 3]
             right = sum(one.right for one in soon)
             told = f"{len(soon)} of {seeds}; {right} in the right cell"
             fine = len(soon) >= 0.9 * seeds and right >= 0.95 * len(soon)

@@ -62,8 +62,8 @@ def alerted(inquiry: Inquiry, course: Course) -> tuple[Finding, Course, list[str
     panels = _panels(inquiry)
     donors = panels.get(STREAM, panels[PROBES])
     arrays: dict[str, NDArray[np.float32]] = {}
-    for panel, (session, maps) in panels.items():
-        cells = _cells(session, maps, alerts.cells)
+    for panel, one in panels.items():
+        cells = _cells(one, alerts.cells, by_class=panel == STREAM)
         course, arrays[f"cells/{panel}"] = course.laid(panel, cells), cells.numpy()
     numbers, event = _event(inquiry, course)
     charted = {panel: charted_of(alerts.chart, course.cells, panel) for panel in panels}
@@ -104,13 +104,16 @@ def charted_of(chart: Chart, cells: Mapping[str, Tensor], panel: str) -> Charted
     return chart.read(own, control[-len(own) :, 0])
 
 
-def _cells(session: Session, maps: Tensor, cells: int) -> Tensor:
-    """The shares of the cells, of all examples and of each class: `(G, C)` on the CPU."""
-    masses = cell_mass(maps, cells)
-    number = session.number if session.number <= MOST_CLASSES else 0
+def _cells(panel: Panel, cells: int, *, by_class: bool) -> Tensor:
+    """The shares of the cells, of all examples and of each class: `(G, C)` on the CPU.
+
+    Not of the classes of the probes: each has few, and they are the same few for ever.
+    """
+    session, masses = panel.session, cell_mass(panel.maps, cells)
+    number = session.number if by_class and session.number <= MOST_CLASSES else 0
     classes = session.classes if number else torch.zeros_like(session.classes)
     groups = CellSums.of(masses, classes, number or 1).groups()
-    return (groups if number else groups[:1]).float().cpu()
+    return (groups if number else groups[:1]).cpu()
 
 
 def _event(inquiry: Inquiry, course: Course) -> tuple[dict[str, float], str]:

@@ -37,8 +37,9 @@ class Intervention(NamedTuple):
     """What became of N examples, on the CPU.
 
     Attributes:
-        scores: `(N, 2 + GIVEN)`, the target's score as it is, covered, with each strange content.
-        right: shares of the examples whose prediction is the explained class: as they are, covered,
+        scores: `(N, 2 + GIVEN)`, the target's score as it is, covered, with each strange content;
+            NaN for an example whose class all donors have.
+        right: shares of the others whose prediction is the explained class: as they are, covered,
             and with strange contents.
         elsewhere: the fall of the mean score where ordinary cells are exchanged: median over cells.
         p: that own contents serve the score no better than strange ones; NaN without an example.
@@ -122,7 +123,8 @@ def intervene(
         )
     with lockstep():
         inside = inside.to(inputs.device)
-        chosen = _chosen(classes.cpu(), theirs.cpu(), seed).to(inputs.device)
+        chosen, apart = _chosen(classes.cpu(), theirs.cpu(), seed)
+        chosen = chosen.to(inputs.device)
 
     def exchanged(region: Tensor, given: int) -> Callable[[slice], Tensor]:
         where = region.to(inputs.device)
@@ -137,7 +139,8 @@ def intervene(
     seen = [_seen(subject, one, classes, chunk, lockstep) for one in variants]
     with lockstep():
         score = torch.stack([one for one, _ in seen], 1).double().cpu()
-        right = torch.stack([one for _, one in seen], 1).double().mean(0).tolist()
+        score[~apart] = torch.nan
+        right = torch.stack([one for _, one in seen], 1).cpu()[apart].double().mean(0).tolist()
         own, falls = score[:, :1], (score[:, :1] - score[:, 2 + GIVEN :]).nanmean(0)
         return Intervention(
             score[:, : 2 + GIVEN],
@@ -178,18 +181,22 @@ def exchange_p(values: Tensor, *, seed: int = 0) -> float:
     return (1 + found) / (DRAWS + 1)
 
 
-def _chosen(classes: Tensor, theirs: Tensor, seed: int) -> Tensor:
-    """For each example `GIVEN` donors of other classes, in random order: `(N, GIVEN)` places.
+def _chosen(classes: Tensor, theirs: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """For each example `GIVEN` donors of other classes, in random order, and whether there are any.
 
-    None twice where there are so many; any class where there is but one.
+    None twice where there are so many. Where all have one class, any donor is as good as another.
+
+    Returns:
+        `(N, GIVEN)` places, and `(N,)` bool.
     """
     generator = torch.Generator().manual_seed(mix(seed))
     other = classes[:, None] != theirs
+    apart = other.any(1) | ~other.any()
     other |= ~other.any(1, keepdim=True)
     order = torch.rand(other.shape, generator=generator).masked_fill(~other, -1.0)
     ranked = order.argsort(1, descending=True)
     turn = torch.arange(GIVEN) % other.sum(1, keepdim=True)
-    return ranked.gather(1, turn)
+    return ranked.gather(1, turn), apart
 
 
 def _covered(inputs: Tensor, inside: Tensor) -> Tensor:

@@ -123,6 +123,7 @@ class Events:
             .tensor_proto.string_val[0]
             .decode()
             for tag in tags["tensors"]
+            if tag.endswith("/text_summary")
         }
 
 

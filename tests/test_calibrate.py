@@ -130,7 +130,7 @@ def test_a_fit_is_replayed_as_its_monitor_charted_it(tmp_path: Path) -> None:
     logged = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
     charted = [one.value for one in logged.Scalars("saliency/region_z")]
     (run,) = recorded([tmp_path])
-    assert (run.grids, len(run.steps)) == ({"probes": {(4, 9)}, "stream": {(4, 9)}}, 9)
+    assert (run.grids, len(run.steps)) == ({"probes": {(1, 9)}, "stream": {(4, 9)}}, 9)
     assert run.highest(chart, ["probes", "stream"]) == pytest.approx(max(charted), rel=1e-6)
     assert max(charted) > 0
 

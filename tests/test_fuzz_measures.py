@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lightning_saliency.measures import MEASURES, Drift, Grounding
 from lightning_saliency.measures.aggregate import (
-    churn,
     magnitude,
     mean,
     quantiles,
@@ -150,4 +149,3 @@ def test_what_is_undefined_is_left_out_of_aggregates(
     if values:
         share = sum(not (0 < abs(value) < float("inf")) for value in values) / len(values)
         assert float(undefined_share(maps)) == pytest.approx(share)
-        assert 0 <= float(churn(given_values, given_values.flip(0))) <= 1

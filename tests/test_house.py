@@ -16,6 +16,7 @@ ROOT = Path(lightning_saliency.__file__).parent
 FLOORS = (
     "__main__",
     "cli",
+    "calibrate",
     "pytorch_lightning",
     "monitor",
     "followup",

@@ -72,7 +72,7 @@ class Chart:
     """
 
     threshold: float = 6.0
-    ratio: float = 3.0
+    ratio: float = 2.0
     lag: int = 4
     least: int = 5
     prior: float = 10.0

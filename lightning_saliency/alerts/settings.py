@@ -13,8 +13,9 @@ from lightning_saliency.errors import ConfigurationError
 class Alerts:
     """Region alerts: told when a part of the image gains evidence that the others don't.
 
-    The shares of the evidence, by `Saliency` of the explained class, are laid on a grid of cells
-    and charted over the fit, for the probes and for examples of the training as they pass. An alert
+    The shares of the evidence, by `Saliency` of the explained class, are laid on a grid of cells.
+    Their root mean square over the examples, in which few loud ones count, is charted over the fit:
+    of the probes, and of the training as it passes, all together and by class. An alert
     is followed by an intervention: the cell is covered, and swapped between examples.
 
     Args:

@@ -69,9 +69,9 @@ def alert_sheet(
     unit = normalise(shrink_maps(planes, size), signed=False)
     cells = [shown[0], map_cells(unit, size, colours, lettering, over=shown[0]), *shown[1:]]
     # The region is on one slice at least, and to_planes shows the middle one: all of them count.
-    flat = inside.any(0) if inside.ndim == 3 else inside
+    flat: Flags = np.logical_or.reduce(inside, axis=0) if inside.ndim == 3 else inside
     plane = to_planes(flat[None].astype(np.float32), flat.shape)
-    edge = outline(np.asarray(resize_maps(plane, size)[0] > 0.5))
+    edge = outline(np.greater(resize_maps(plane, size)[0], 0.5))
     cells = [_outlined(one, edge) for one in cells]
     tiling = grid_tiling(len(own), size, len(cells))
     body = tiling.assemble(blocks(cells, captions, lettering))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_saliency.measures import MEASURES, Drift, Grounding
+from lightning_saliency.measures import MEASURES, Drift, Grounding, Stimulus
 from lightning_saliency.measures.aggregate import (
     magnitude,
     mean,
@@ -27,11 +27,19 @@ MOST = {
     "spearman": 2.0,
     "ssim": 2.0,
     "centroid_shift": 5000.0 * 2,
+    "background_mass": float("inf"),  # a share of mass ÷ a share of area
+    "edge_similarity": 2.0,
+    "spectral_residual": 2.0,
+    "centre_surround": 2.0,
 }
 """The largest value of a measure, where it is not 1."""
 
+SIGNED = {"border_mass", "centre_bias"}
+"""Those of one map that are less what chance gives, and may be below 0."""
+
 DRIFTS = [name for name, one in MEASURES.items() if isinstance(one, Drift)]
-OTHERS = [name for name in MEASURES if name not in DRIFTS]
+STIMULI = [name for name, one in MEASURES.items() if isinstance(one, Stimulus)]
+OTHERS = [name for name in MEASURES if name not in DRIFTS + STIMULI]
 
 
 def defined(maps: Tensor, *, constant: bool = False) -> Tensor:
@@ -52,8 +60,9 @@ def drift_of(name: str, now: Tensor, then: Tensor) -> Tensor:
 
 
 def in_range(name: str, values: Tensor) -> bool:
-    known = values[~values.isnan()]
-    return bool(((known >= 0) & (known <= MOST.get(name, 1.0))).all())
+    known, most = values[~values.isnan()], MOST.get(name, 1.0)
+    least = -most if name in SIGNED.union(STIMULI) else 0.0
+    return bool(((known >= least) & (known <= most)).all())
 
 
 @pytest.mark.parametrize("name", DRIFTS)
@@ -99,11 +108,26 @@ def test_laws_of_single_maps(name: str, data: Any) -> None:
     known = defined(maps)
     if given_masks:
         known = known & covered.flatten(1).any(1)
+    if name == "background_mass":  # the mass outside ÷ the area outside
+        known = known & ~covered.flatten(1).all(1)
     assert torch.equal(values.isnan(), ~known), "NaN, and only there"
     assert in_range(name, values)
     order = torch.arange(len(maps)).flip(0)
     moved = MEASURES[name].function(maps[order], *(one[order] for one in given_masks))
     torch.testing.assert_close(moved, values[order], rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", STIMULI)
+@fuzz(15)
+@given(pair=pairs())
+def test_laws_of_maps_and_their_images(name: str, pair: Pair) -> None:
+    maps, images = read(name, pair.now), pair.then
+    values: Tensor = MEASURES[name].function(maps, images)
+    alone = len(maps) == 1
+    assert bool(values[~defined(maps) | alone].isnan().all()), "no map, or nobody to compare with"
+    assert in_range(name, values)
+    flat = MEASURES[name].function(maps, torch.ones_like(images))
+    assert bool(flat.isnan().all()), "images without anything in them"
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -114,7 +138,7 @@ def test_a_broken_map_changes_no_other_probe(name: str, pair: Pair, data: Any) -
     broken = data.draw(st.integers(0, len(now) - 1), label="broken probe")
     spoilt = now.clone()
     spoilt[broken].view(-1)[0] = data.draw(st.sampled_from([torch.nan, torch.inf]))
-    more = [then] if name in DRIFTS else []
+    more = [then] if name in DRIFTS else [pair.then] if name in STIMULI else []
     if isinstance(MEASURES[name], Grounding):
         more = [data.draw(masks(len(now), now.ndim - 1))]
     before, after = (MEASURES[name].function(one, *more) for one in (now, spoilt))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency.record.format import Mark, Observation, encode_maps
+from lightning_saliency.record.format import Mark, Observation, decode_header, encode_maps
 from lightning_saliency.record.probes import ProbeSheet, probe_sheet
 from lightning_saliency.record.summaries import summary
 from lightning_saliency.rendering import to_pictures
@@ -87,12 +87,17 @@ class Entry:
         whole = self.observation
         maps = {
             method: encode_maps(
-                maps, peaks, step=whole.step, signed=method in self.signed, places=self.places
+                maps,
+                peaks,
+                step=whole.step,
+                session=whole.session,
+                signed=method in self.signed,
+                places=self.places,
             )
             for method, (maps, peaks) in self.maps.items()
         }
         probes = self.sheet().encoded() if introduce else None
-        return summary(monitor, maps, whole.encoded(), probes)
+        return summary(monitor, maps, _with_peaks(whole, maps).encoded(), probes)
 
 
 def needed(seen: Sighting, now: Snapshot) -> dict[str, Tensor]:
@@ -140,11 +145,24 @@ _KNOWN = {
 
 
 def _each_probe(method: str, host: Host) -> dict[str, NDArray[np.float32]]:
-    return {
+    found = {
         known: host[f"{name} {method}"]
         for name, known in _KNOWN.items()
         if f"{name} {method}" in host
     }
+    return {**found, "peaks": host[f"peak {method}"]}
+
+
+def _with_peaks(observation: Observation, maps: Mapping[str, bytes]) -> Observation:
+    """The same with the peaks of these maps as they are stored, which may have fewer places.
+
+    They stand in both: whoever draws all observations on one scale need not load all maps.
+    """
+    methods = dict(observation.methods)
+    for method, blob in maps.items():
+        peaks = np.array(decode_header(blob)[0]["peaks"], dtype=np.float64)  # None becomes NaN
+        methods[method] = {**methods.get(method, {}), "peaks": peaks}
+    return replace(observation, methods=methods)
 
 
 def _sheet(session: Session, settings: Settings) -> ProbeSheet:

@@ -174,6 +174,7 @@ def encode_maps(
     peaks: NDArray[Any],
     *,
     step: int,
+    session: float = 0.0,
     signed: bool = False,
     places: int | None = None,
 ) -> bytes:
@@ -186,6 +187,8 @@ def encode_maps(
         maps: `(N, *spatial)`, one to three spatial dimensions, each with a peak of 1.
         peaks: `(N,)` what 1 stands for, in the method's own units.
         step: of the observation.
+        session: of the observation: where two fits wrote into one folder, TensorBoard's loader in
+            Python may give the maps of the one for those of the other.
         signed: whether the method says so; maps that are below zero anywhere are signed anyhow.
         places: of a map at most: larger ones are averaged down, and brought to a peak of 1 again.
     """
@@ -200,6 +203,7 @@ def encode_maps(
     header = {
         "version": VERSION,
         "step": int(step),
+        "session": round(session, 3),
         "shape": list(whole.shape),
         "signed": signed,
         "peaks": rounded(np.where(known, peaks, np.nan)),

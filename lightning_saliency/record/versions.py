@@ -44,8 +44,8 @@ def loaded(data: bytes, what: str) -> Document:
         version = int(document["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(
-            f"{what} is damaged ({type(error).__name__}: {error}). The other observations may be "
-            "whole: delete the event file that holds it, or copy the run anew."
+            f"{_capital(what)} is damaged ({type(error).__name__}: {error}). Copy the run anew, or "
+            "read another observation."
         ) from error
     check(version, what)
     known: Document = document
@@ -56,7 +56,11 @@ def check(version: int, what: str) -> None:
     """Refuse what a later release wrote."""
     if version > VERSION:
         raise NewerRecordError(
-            f"{what} is of version {version} of the record, and this release of lightning-saliency "
-            f"knows {VERSION} at most. Read it with the release that wrote it, or a later one: "
-            "pip install --upgrade lightning-saliency."
+            f"{_capital(what)} is of version {version} of the record, and this release of "
+            f"lightning-saliency knows {VERSION} at most. Read it with the release that wrote it, or "
+            "a later one: pip install --upgrade lightning-saliency."
         )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -50,7 +50,7 @@ from lightning_saliency.alerts.chart import Alarm
 from lightning_saliency.attribution import Subject
 from lightning_saliency.intervention import SIGNIFICANT, intervene
 
-SETS = {"choice": range(14), "confirmation": range(46, 66), "second confirmation": range(26, 46)}
+SETS = {"confirmation": range(46, 66), "second confirmation": range(26, 46), "choice": range(14)}
 """Which seeds the setting was chosen on, and on which it was tried afterwards."""
 GRID = (CELLS, CELLS)
 
@@ -290,13 +290,12 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     chart, parts = Chart(), []
-    for size in given.sizes:
-        parts.append(setting(chart, size))
-        for name in given.sets:
+    for name in given.sets:
+        for size in given.sizes:
             runs = replayed(given.folder, chart, size, SETS[name])
-            parts.append(report(runs, name, SETS[name]))
-            print(f"{size}: {name}", file=sys.stderr)
-    text = "\n\n".join(parts) + "\n"
+            parts.append(f"{setting(chart, size)}\n\n{report(runs, name, SETS[name])}\n")
+            print(f"{name}: {size}", file=sys.stderr)
+    text = "\n-----\n\n".join(parts)  # each may stand alone on a page
     print(text)
     if given.write:
         given.write.parent.mkdir(parents=True, exist_ok=True)

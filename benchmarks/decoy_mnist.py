@@ -1,6 +1,7 @@
 """A shortcut as it is learned, in the numbers of the monitor: Decoy-MNIST (Ross et al. 2017).
 
-    python benchmarks/decoy_mnist.py [--seeds 5] [--epochs 30] [--picture docs/images/…]
+    python benchmarks/decoy_mnist.py [--seeds 5] [--epochs 30]
+        [--write docs/tables/decoy_mnist.md] [--picture docs/images/decoy-mnist.png]
 
 Each digit gets a grey 4×4 square in one of its four corners. In the training its grey is
 255 − 25 × the label, so the corners tell the class; an ordinary validation set carries the same
@@ -179,6 +180,41 @@ def table(decoys: Sequence[Curves], controls: Sequence[Curves]) -> str:
     return "\n".join([head, "|---|---|", *lines])
 
 
+def figure(decoys: Sequence[Curves], controls: Sequence[Curves], path: Path) -> None:
+    """What everyone looks at, the truth, and the map's mass in the corners: mean, and each seed."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    accuracy, mass = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")[1]
+    shown = (
+        (accuracy, decoys, "accuracy/same", "#1f6fb4", "the same decoy: what validation shows"),
+        (accuracy, decoys, "accuracy/random", "#d1495b", "a random decoy: the truth"),
+        (mass, decoys, MASS, "#d1495b", "trained with the decoy"),
+        (mass, controls, MASS, "#7a7f87", "trained on clean digits"),
+    )
+    for axes, runs, name, colour, label in shown:
+        # Of the maps there is one before the first epoch, too.
+        first = 0 if name == MASS else 1
+        rows = [one[name] for one in runs]
+        epochs = range(first, first + len(rows[0]))
+        for row in rows:
+            axes.plot(epochs, row, color=colour, alpha=0.25, linewidth=1)
+        means = [statistics.fmean(column) for column in zip(*rows, strict=True)]
+        axes.plot(epochs, means, color=colour, linewidth=2.5, label=label)
+    area = decoys[0]["saliency/mask_area"][0]
+    mass.axhline(area, color="#7a7f87", linestyle=":", label="the corners' share of the image")
+    accuracy.set(title="accuracy on held-out digits", xlabel="epoch", ylim=(0.5, 1.0))
+    mass.set(title="share of the gradient in the four corners", xlabel="epoch", ylim=(0, None))
+    for axes in (accuracy, mass):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyplot.gcf().savefig(path, dpi=120)
+
+
 def main(given: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -188,12 +224,18 @@ def main(given: argparse.Namespace) -> None:
         for arm in ARMS:
             print(f"{arm}, seed {seed}", file=sys.stderr, flush=True)
             found[arm].append(run(arm, seed, given.epochs))
-    print(table(found["decoy"], found["clean"]))
+    text = table(found["decoy"], found["clean"])
+    print(text)
+    if given.write:
+        given.write.write_text(text + "\n", encoding="utf-8")
+    if given.picture:
+        figure(found["decoy"], found["clean"], given.picture)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--write", type=Path, help="a file for the table, besides the console")
     parser.add_argument("--picture", type=Path, help="where the figure goes, .png or .jpg")
     main(parser.parse_args())

@@ -21,6 +21,7 @@ from lightning_saliency.alerts.tiers import (
     event_words,
     event_z,
     mass,
+    plain,
     standing,
 )
 from lightning_saliency.attribution import Saliency
@@ -32,6 +33,7 @@ from lightning_saliency.inquiry import Inquiry
 from lightning_saliency.intervening import Panel, tested
 from lightning_saliency.probes import Probes
 from lightning_saliency.probes.fields import Reading, as_targets
+from lightning_saliency.record.format import Mark
 from lightning_saliency.session import Session, explained_classes, first_outputs
 from lightning_saliency.sight import sight
 from lightning_saliency.sighting import Sighting
@@ -70,7 +72,8 @@ def alerted(inquiry: Inquiry, course: Course) -> tuple[Finding, Course, list[str
     alarms = {panel: alerts.chart.alarms(one) for panel, one in charted.items()}
     counted = [float(alerts.chart.counted(one).amax()) for one in charted.values()]
     raised, fresh = standing(course.raised, alarms, alerts.chart.lag)
-    told = [] if not event else [event]
+    told = [Mark("event", plain(event))] if event else []
+    texts = [event] if event else []
     pictures: dict[str, Picture] = {}
     # The largest last: one picture is shown, of the panel where it was seen best.
     for panel, found in sorted(fresh.items(), key=lambda one: one[1][0].z):
@@ -82,13 +85,15 @@ def alerted(inquiry: Inquiry, course: Course) -> tuple[Finding, Course, list[str
             inquiry.session.probes.classes,
         )
         followed, pictures[ALERT] = tested(inquiry, panels[panel], donors, alert)
-        told.append(followed.words)
+        texts.append(followed.words)
+        words = plain(followed.words)
+        told.append(Mark("alert", words, panel, found[0].group, alert.at, alert.grid))
     conduct = inquiry.conduct or Conduct((), 0)
     course = course.after(raised, len(fresh), conduct)
     numbers |= {"alerts": float(course.alerts), "region_z": max(counted, default=0.0)}
-    texts = {ALERT: "\n\n".join(told)} if told else {}
-    said = [_plain(text) for text in told]
-    return Finding(numbers, pictures, texts, arrays), course, said
+    written = {ALERT: "\n\n".join(texts)} if texts else {}
+    found_out = Finding(numbers, pictures, written, arrays, events=tuple(told))
+    return found_out, course, [f"tells: {mark.text}" for mark in told]
 
 
 def charted_of(chart: Chart, cells: Mapping[str, Tensor], panel: str) -> Charted:
@@ -127,11 +132,6 @@ def _event(inquiry: Inquiry, course: Course) -> tuple[dict[str, float], str]:
     assert inquiry.conduct is not None
     causes = done_by(before, inquiry.conduct, resumed=inquiry.resumed)
     return {"event_z": z}, event_words(z, float(drift[-1]), causes) if z > EVENT else ""
-
-
-def _plain(text: str) -> str:
-    """For a console, which shows no bold type."""
-    return "tells: " + text.replace("**", "")
 
 
 def _panels(inquiry: Inquiry) -> dict[str, Panel]:

@@ -154,6 +154,24 @@ def test_none_of_it_without_alerts(tmp_path: Path) -> None:
     assert not [tag for tag in tags if any(word in tag for word in ("alert", "region", "cells"))]
 
 
+def test_the_record_marks_the_alert(told: tuple[Path, Any, str]) -> None:
+    from lightning_saliency.record import read
+
+    folder, _, _ = told
+    history = read(folder)
+    marked = {
+        step: [mark for mark in document["events"] if mark["kind"] == "alert"]
+        for step, document in zip(history.steps.tolist(), history.observations, strict=True)
+    }
+    alerts = Events(folder).scalars["saliency/alerts"]
+    begun = next(step for step in sorted(alerts) if alerts[step])
+    assert not any(marks for step, marks in marked.items() if step < begun)
+    first = marked[begun][0]
+    assert (first["cell"], first["cells"]) == ([0, 0], [7, 7])
+    assert "top left cell" in first["text"]
+    assert "**" not in first["text"]
+
+
 def test_the_recorded_cells_are_those_of_the_maps(told: tuple[Path, Any, str]) -> None:
     from lightning_saliency.board import read_arrays
 

@@ -115,6 +115,11 @@ class RegionAlert:
         """The place of the first alarm, such as "top left cell (row 1 of 7, column 1 of 7)"."""
         return place(self.alarms[0].cell, self.grid)
 
+    @property
+    def at(self) -> tuple[int, ...]:
+        """The same in numbers, such as (0, 6)."""
+        return coordinates(self.alarms[0].cell, self.grid)
+
     def words(self, reliance: str = "") -> str:
         """What is said of it, in Markdown.
 
@@ -146,11 +151,7 @@ _ENDS = {1: (("left", "right"),), 2: (("top", "bottom"), ("left", "right"))}
 
 def place(cell: int, grid: Sequence[int]) -> str:
     """Where a cell is, such as "top left cell (row 1 of 7, column 1 of 7)"."""
-    at, rest = [], cell
-    for size in reversed(grid):
-        at.append(rest % size)
-        rest //= size
-    at.reverse()
+    at = coordinates(cell, grid)
     named = {1: ("cell",), 2: ("row", "column"), 3: ("slice", "row", "column")}[len(grid)]
     exact = ", ".join(
         f"{name} {index + 1} of {size}" for name, index, size in zip(named, at, grid, strict=True)
@@ -161,6 +162,20 @@ def place(cell: int, grid: Sequence[int]) -> str:
     ]
     shown = " ".join(filter(None, words)) or ("middle" if len(grid) < 3 else "")
     return f"{shown} cell ({exact})".strip()
+
+
+def coordinates(cell: int, grid: Sequence[int]) -> tuple[int, ...]:
+    """Where a cell is along each side, from 0."""
+    at: tuple[int, ...] = ()
+    for size in reversed(grid):
+        at = cell % size, *at
+        cell //= size
+    return at
+
+
+def plain(text: str) -> str:
+    """Markdown for a console, which shows no bold type."""
+    return text.replace("**", "")
 
 
 def standing(

@@ -57,8 +57,8 @@ def check(version: int, what: str) -> None:
     if version > VERSION:
         raise NewerRecordError(
             f"{_capital(what)} is of version {version} of the record, and this release of "
-            f"lightning-saliency knows {VERSION} at most. Read it with the release that wrote it, or "
-            "a later one: pip install --upgrade lightning-saliency."
+            f"lightning-saliency knows {VERSION} at most. Read it with the release that wrote it, "
+            "or a later one: pip install --upgrade lightning-saliency."
         )
 
 

@@ -15,6 +15,7 @@ from lightning_saliency import trainers
 from lightning_saliency.alerts import Alerts
 from lightning_saliency.attribution import Method, MethodName
 from lightning_saliency.audits import Audits
+from lightning_saliency.choosing import Passing, needs_passing_batches
 from lightning_saliency.class_models import ClassModel
 from lightning_saliency.errors import ConfigurationError, in_words
 from lightning_saliency.finding import Finding, found
@@ -25,18 +26,13 @@ from lightning_saliency.logs import begin_again, boards
 from lightning_saliency.measures import Drift, Grounding, MeasureName, Shape, Stimulus
 from lightning_saliency.memory import Memory
 from lightning_saliency.observation import out_of_memory
+from lightning_saliency.opening import open_session, reason_to_keep_off
 from lightning_saliency.probes import Probes
 from lightning_saliency.probes.fields import Reading
 from lightning_saliency.progress import Overhead, Progress
 from lightning_saliency.recording import Fit
 from lightning_saliency.schedule import Every
-from lightning_saliency.session import (
-    Passing,
-    Session,
-    needs_passing_batches,
-    open_session,
-    reason_to_keep_off,
-)
+from lightning_saliency.session import Session
 from lightning_saliency.settings import Settings
 from lightning_saliency.sight import sight
 from lightning_saliency.sighting import Sighting
@@ -395,6 +391,7 @@ class SaliencyMonitor(Callback):
             session,
             ranks,
             pl_module,
+            watched,
             seen,
             measured.now,
             masks,

@@ -212,6 +212,11 @@ def events(content: bytes) -> Iterator[Any]:
         at += 16 + length
 
 
+def alike(one: Points, other: Points) -> bool:
+    """Whether two readings are the same; a point that is undefined is the same as another."""
+    return repr(one) == repr(other)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The curves of a killed and resumed run beside those of an uninterrupted one.

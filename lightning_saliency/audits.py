@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.faithfulness import Faithfulness
@@ -19,7 +19,7 @@ class Audits:
       hidden in the order of the map, less a random order; with masks, what it loses when
       backgrounds are swapped.
     - **Sanity** (Adebayo et al. 2018), once in a run: how alike maps stay when the weights are
-      random. A method that hardly reacts is told in the log.
+      random. A method whose pictures hardly react is told in the log.
 
     Passes: about 8 observations' for the floors, one for the sanity, 2 × `steps` forward per method
     for the faithfulness.
@@ -35,7 +35,7 @@ class Audits:
     """
 
     every: int = 10
-    faithfulness: Faithfulness = Faithfulness()
+    faithfulness: Faithfulness = field(default_factory=Faithfulness)
     other: str | None = None
 
     def __post_init__(self) -> None:

@@ -62,7 +62,7 @@ class Course:
         )
 
     def after(self, raised: Mapping[str, int], new: int, conduct: Conduct) -> Course:
-        """The same with the alerts that stand, `new` ones among them, and what the training does."""
+        """The same with the alerts that stand, `new` ones more, and what the training does."""
         return replace(
             self,
             raised=raised,

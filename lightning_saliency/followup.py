@@ -5,11 +5,12 @@ Whatever fails here is told, and takes nothing from the observation itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from lightning_saliency.alerting import alerted
-from lightning_saliency.auditing import audited
+from lightning_saliency.auditing import Audit, audits_of
 from lightning_saliency.finding import Finding
 from lightning_saliency.inquiry import Inquiry
 from lightning_saliency.memory import Memory
@@ -53,23 +54,22 @@ def followed_up(inquiry: Inquiry, before: Memory, finding: Finding, after: Memor
     followed = Followed(finding, after)
     audits, fits = inquiry.settings.audits, inquiry.conduct is not None
     if audits is not None and (not fits or audits.due(before.count)):
-        followed = followed.and_then("the audits", lambda one: _audit(inquiry, before, one))
+        for what, audit in audits_of(first=before.count <= 1).items():
+            followed = followed.and_then(what, partial(_audited, inquiry, audit))
     # The untrained network's cells are of another kind than those of the training.
     if inquiry.settings.alerts is not None and fits and before.count:
-        followed = followed.and_then("the alerts", lambda one: _alert(inquiry, one))
+        followed = followed.and_then("the alerts", partial(_alerted, inquiry))
     return followed
 
 
-def _audit(inquiry: Inquiry, before: Memory, one: Followed) -> Followed:
-    assert inquiry.settings.audits is not None
-    with inquiry.ranks.observing(inquiry.module):
-        numbers: Mapping[str, float] = one.finding.numbers
-        more, warnings = audited(inquiry, inquiry.settings.audits, numbers, first=before.count <= 1)
+def _audited(inquiry: Inquiry, audit: Audit, one: Followed) -> Followed:
+    with inquiry.ranks.observing(inquiry.watched):
+        more, warnings = audit(inquiry, one.finding.numbers)
     return one._replace(finding=one.finding.joined(more), warnings=(*one.warnings, *warnings))
 
 
-def _alert(inquiry: Inquiry, one: Followed) -> Followed:
-    with inquiry.ranks.observing(inquiry.module):
+def _alerted(inquiry: Inquiry, one: Followed) -> Followed:
+    with inquiry.ranks.observing(inquiry.watched):
         more, course, said = alerted(inquiry, one.memory.course)
     memory = one.memory.with_course(course)
     return one._replace(finding=one.finding.joined(more), memory=memory, said=(*one.said, *said))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_saliency.alerts.tiers import Conduct
 from lightning_saliency.probes.fields import Reading
@@ -28,6 +28,7 @@ class Inquiry:
         session: what is watched.
         ranks: of the Trainer.
         module: whose weights are looked at.
+        watched: the module with all that a pass through it may change: a wrapper, or the same.
         seen: what was seen of all probes.
         now: what is remembered of it.
         masks: `(N, *spatial)` on the device, or None.
@@ -42,6 +43,7 @@ class Inquiry:
     session: Session
     ranks: Ranks
     module: Any
+    watched: nn.Module
     seen: Sighting
     now: Snapshot
     masks: Tensor | None

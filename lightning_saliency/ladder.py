@@ -9,10 +9,10 @@ accidents, and large what comes near the rungs of other weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -260,11 +260,10 @@ def _other_precision(subject: Subject, look: _Looking) -> _Change:
     with subject.context():
         mixed = torch.is_autocast_enabled(kind)
 
-    def lower() -> AbstractContextManager[Any]:
-        scope = ExitStack()
-        scope.enter_context(subject.context())
-        scope.enter_context(torch.autocast(kind, dtype=torch.bfloat16))
-        return scope
+    @contextmanager
+    def lower() -> Iterator[None]:
+        with subject.context(), torch.autocast(kind, dtype=torch.bfloat16):
+            yield
 
     def maps() -> Signed:
         weights = {one.dtype for one in subject.module.parameters() if one.is_floating_point()}

@@ -18,7 +18,7 @@ from lightning_saliency.redrawn import redrawn
 from lightning_saliency.sighting import pooled
 
 INSENSITIVE = 0.5
-"""Rank correlation with the maps of random weights above which a method hardly reacts to them."""
+"""Rank correlation with the maps of random weights above which it is told."""
 
 
 def method_sanity(
@@ -77,12 +77,23 @@ def method_sanity(
     return {name: torch.cat(each) for name, each in found.items()}
 
 
-def warning(name: str, similarity: float) -> str:
-    """What is to be said of a method with this median similarity; "" where nothing is."""
+def warning(name: str, similarity: float, drift: float) -> str:
+    """What is to be said of a method; "" where nothing is.
+
+    Args:
+        name: of the method.
+        similarity: the median over probes.
+        drift: of its signed maps from those of random weights, the median; NaN where not known.
+    """
     if not similarity > INSENSITIVE:
         return ""
-    return (
-        f"'{name}' hardly reacts to the weights: its maps rank the places as those of random "
-        f"weights do (rank correlation {similarity:.2f}; Adebayo et al. 2018). They take their "
-        "form from the image, and tell little of what the model learned."
+    said = (
+        f"'{name}' shows the image more than what the model learned: its maps are large where "
+        f"those of random weights are (rank correlation {similarity:.2f}; Adebayo et al. 2018). "
     )
+    if drift > INSENSITIVE:
+        return (
+            f"{said}Its signs do react to the weights (drift {drift:.2f} from random ones), so the "
+            "drift tells more than the pictures."
+        )
+    return f"{said}It hardly reacts to the weights."

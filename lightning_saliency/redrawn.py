@@ -45,7 +45,8 @@ def redrawn(module: nn.Module, *, seed: int = 0) -> Iterator[None]:
     with _put_aside(module) as parts:
         now = {id(one): one for part in parts for one in part.parameters(recurse=False)}
         blank: Places = {key: _blank(one) for key, one in now.items() if _is_drawn(one)}
-        held = {id(one): one for part in parts for one in part.buffers(recurse=False)}
+        held: Places = {id(one): one for part in parts for one in part.buffers(recurse=False)}
+        held |= {key: one for key, one in now.items() if key not in blank}
         # On the CPU beside the weights that are drawn there.
         fresh: Places = {key: one.detach().to("cpu", copy=True) for key, one in held.items()}
         _put(parts, {**blank, **fresh})

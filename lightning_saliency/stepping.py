@@ -19,7 +19,7 @@ from lightning_saliency.attribution import Subject
 from lightning_saliency.attribution.looking import Lockstep, full
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.redrawn import lent
-from lightning_saliency.targets import LogProb, Output, Target
+from lightning_saliency.targets import LogProb, tells_classes
 
 
 def one_step_later(
@@ -47,7 +47,7 @@ def one_step_later(
     Raises:
         ConfigurationError: a model that tells no classes, so that its loss isn't known.
     """
-    if not isinstance(subject.target, Target) or isinstance(subject.target, Output):
+    if not tells_classes(subject.target):
         raise ConfigurationError("the loss of a model that tells no classes isn't known")
     with lockstep():
         own = dict(subject.module.named_parameters())

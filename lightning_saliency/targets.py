@@ -153,6 +153,14 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 """Names of targets in YAML; `Contrast` needs an argument, so it is given by class path."""
 
 
+def tells_classes(target: object) -> bool:
+    """Whether the scores that a target reads are of classes, one row per probe, as far as is known.
+
+    What a user's own function reads is not, nor are outputs of a regression or a segmentation.
+    """
+    return isinstance(target, Target) and not isinstance(target, (Output, Region))
+
+
 def resolve_target(target: str | Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     """A target by its name, or as it is when it is callable already."""
     if callable(target):

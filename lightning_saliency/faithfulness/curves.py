@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution import Subject
 from lightning_saliency.attribution.arguments import (
-    check_baseline,
     check_between,
     check_whole,
+    is_finite,
 )
 from lightning_saliency.attribution.looking import Lockstep, full, look_once
 from lightning_saliency.attribution.method import Look
@@ -25,7 +25,7 @@ from lightning_saliency.attribution.points import baseline_like, mix
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.faithfulness.halving import in_chunks
 from lightning_saliency.measures.numeric import averaged, defined, flat, nan_unless
-from lightning_saliency.targets import confidence
+from lightning_saliency.targets import confidence, tells_classes
 
 Baseline = Literal["blur"] | float | tuple[float, ...]
 
@@ -38,7 +38,7 @@ class Faithfulness:
     its highest value down, in `steps` equal parts; ties fall in random order. The score is the
     probability of the class, as a share of that of the whole image.
 
-    Passes: 2 × `steps` − 1 forward per method, as many once more for each resolution of maps (the
+    Passes: 2 × (`steps` − 1) forward per method, as many once more for each resolution of maps (the
     null: the same places in random order), and 3.
 
     Args:
@@ -66,8 +66,12 @@ class Faithfulness:
             given = getattr(self, name)
             given = tuple(given) if isinstance(given, list) else given
             object.__setattr__(self, name, given)
-            if given != "blur":
-                check_baseline(self, given)
+            levels = given if isinstance(given, tuple) else (given,)
+            if given != "blur" and not (levels and all(map(is_finite, levels))):
+                raise ConfigurationError(
+                    f"Faithfulness({name}={given!r}): give 'blur', a number, or a tuple of one "
+                    "number per channel."
+                )
         if self.sigma is not None:
             check_between(self, "sigma", self.sigma, 1e-3, 1e6)
 
@@ -75,8 +79,8 @@ class Faithfulness:
 class Faithful(NamedTuple):
     """What was found of one method's maps of N probes, all `(N,)`; NaN where undefined.
 
-    Undefined is the number of a constant or non-finite map, of a class to which the model gives no
-    probability, and of a model whose outputs are not one row of scores per probe.
+    Undefined is the number of a constant or non-finite map, and of a class to which the model gives
+    no probability; all are, without a pass, where the target tells no classes.
 
     Attributes:
         insertion: area under the curve minus that of a random order: above 0 is better than chance.
@@ -122,6 +126,9 @@ def faithfulness(
     subject = model if isinstance(model, Subject) else Subject(model)
     check_call(inputs, targets, chunk)
     _check_maps(maps, inputs)
+    if not tells_classes(subject.target):
+        unknown = torch.full((len(inputs),), torch.nan, device=inputs.device)
+        return {name: Faithful(unknown, unknown, unknown, unknown) for name in maps}
 
     def of_rows(rows: slice) -> dict[str, Faithful]:
         part = {name: one[rows] for name, one in maps.items()}
@@ -237,8 +244,9 @@ def _random_ranks(spatial: torch.Size, count: int, seed: int, first: int) -> Ten
 
 def _ranks(maps: Tensor, random: Tensor) -> Tensor:
     """The place of each pixel from the highest value down: `(n, P)`; equal ones as in `random`."""
-    shuffled = flat(maps).gather(1, random)
-    order = random.gather(1, shuffled.argsort(dim=1, descending=True, stable=True))
+    chance = random.argsort(dim=1)
+    shuffled = flat(maps).gather(1, chance)
+    order = chance.gather(1, shuffled.argsort(dim=1, descending=True, stable=True))
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
 

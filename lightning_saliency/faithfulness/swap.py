@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution import Subject
-from lightning_saliency.attribution.looking import Lockstep, look_once
+from lightning_saliency.attribution.looking import Lockstep, full, look_once
 from lightning_saliency.attribution.method import Look
 from lightning_saliency.attribution.passes import CHUNK, check_call
 from lightning_saliency.attribution.points import mix
@@ -41,7 +41,7 @@ def context_swap_gap(
         model: a module that maps `(N, C, *spatial)` to scores `(N, K)`, or a `Subject`.
         inputs: `(N, C, *spatial)`, of all probes.
         targets: `(N,)` class indices.
-        masks: `(N, *spatial)`, true or 1 on the object.
+        masks: `(N, *spatial)`, not 0 on the object; of shares 0..1, at least half.
         share: the probes to look at; all when not given.
         seed: of the choice.
         chunk: probes per pass. Halved where memory runs out.
@@ -66,7 +66,8 @@ def context_swap_gap(
     with lockstep():
         partner = other_class(targets, seed)
         places = torch.tensor(chosen, device=targets.device)
-        inside = masks.to(device=inputs.device, dtype=torch.bool)
+        inside = masks.to(inputs.device)
+        inside = inside >= 0.5 if masks.is_floating_point() else inside != 0
         split = inside.flatten(1).any(1) & ~inside.flatten(1).all(1)
         known = (targets[partner] != targets) & split & split[partner]
 
@@ -100,16 +101,19 @@ def other_class(targets: Tensor, seed: int) -> Tensor:
     largest = (targets[:, None] == targets).sum(1).amax()
     way = torch.rand((), generator=generator, dtype=torch.float64, device="cpu")
     room = (count - 2 * largest + 1).clamp(min=1)
-    step = largest + (way.to(targets.device, torch.float32) * room).floor().long()
+    # In float32, since not every device has more: it may round up to 1.
+    longer = (way.to(targets.device, torch.float32) * room).floor().long().clamp(max=room - 1)
+    step = largest + longer
     there = order[(torch.arange(count, device=targets.device) + step) % count]
     return torch.empty_like(order).scatter_(0, order, there)
 
 
 def _on(objects: Tensor, inside: Tensor, scenes: Tensor, covered: Tensor) -> Tensor:
     """Objects on the backgrounds of other scenes, whose own objects are painted over."""
-    around = (~covered)[:, None].to(scenes.dtype)
-    dims = tuple(range(2, scenes.ndim))
+    around, dims = (~covered)[:, None], tuple(range(2, scenes.ndim))
     count = around.sum(dims, keepdim=True)
-    colour = (scenes * around).sum(dims, keepdim=True) / count.clamp(min=1)
-    background = torch.where(covered[:, None], colour, scenes)
+    # Float16 holds no sum over a large image.
+    total = torch.where(around, full(scenes), 0).sum(dims, keepdim=True)
+    colour = (total / count.clamp(min=1)).to(scenes.dtype)
+    background = torch.where(around, scenes, colour)
     return torch.where(inside[:, None], objects, background)

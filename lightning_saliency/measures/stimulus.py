@@ -111,7 +111,7 @@ def residual(images: Tensor) -> Tensor:
     What is below 1e-5 of the largest amplitude is rounding, and left out.
     """
     if not len(images):
-        return images[:, 0]  # there are Fourier transforms that refuse nothing
+        return images[:, 0]  # MKL refuses to transform nothing
     dims = tuple(range(1, images.ndim - 1))
     spectrum = torch.fft.fftn(images.mean(1), dim=dims)
     amplitude = spectrum.abs()

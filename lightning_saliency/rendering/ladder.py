@@ -44,6 +44,7 @@ _MEANINGS: Mapping[str, str] = MappingProxyType(
     {"run": "how the passes run", "input": "the input", "weights": "the weights"}
 )
 _KEYS = (
+    "each line: the same probes looked at again, with one thing changed",
     "drift: 0 same, 1 unrelated (1 minus the cosine of the signed maps)",
     "dot: median over probes, bar: 10 % to 90 %",
     "white: since the previous observation",
@@ -71,8 +72,9 @@ class LadderPlan:
 
     @classmethod
     def of(cls, methods: int, rungs: int) -> LadderPlan:
-        """Lines are closer where there are many rows."""
-        return cls(methods, rungs, 24 if methods <= 4 else 20 if methods <= 8 else 17)
+        """Lines are closer where there are many rows: a picture is best twice as wide as high."""
+        pitch = {1: 40, 2: 30}.get(methods, 24 if methods <= 4 else 20 if methods <= 8 else 17)
+        return cls(methods, rungs, pitch)
 
     @property
     def row(self) -> int:
@@ -161,16 +163,18 @@ def floor_ladder(
 def standing(labels: Sequence[str], floors: Floats, drift: float) -> tuple[str, str]:
     """A drift as a number, and the highest of the rungs (their medians, `(R,)`) that it exceeds."""
     if not math.isfinite(drift):
-        return "", "no earlier observation"
+        return "", "no drift to hold against them"
     if drift == 0:
         return "0", "the same maps"
+    shown = f"{drift:.2g}" if drift >= LOWEST else f"under {LOWEST}"
+    if not np.isfinite(floors).any():
+        return shown, "no floor was measured"
     below = [
         (float(floor), label)
         for floor, label in zip(floors, labels, strict=True)
         if floor < drift  # a NaN is not
     ]
-    shown = f"{drift:.2g}" if drift >= LOWEST else f"under {LOWEST}"
-    return shown, f"above {max(below)[1]}" if below else "above no floor"
+    return shown, f"above {max(below)[1]}" if below else "below all floors"
 
 
 def _check(

@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import small_fits as fits
 import viewer_browser as seen
 import viewer_data as data
 from lightning.pytorch import Callback
 
 from lightning_saliency import SaliencyMonitor
+from lightning_saliency.record import read
+from lightning_saliency.record.format import decode_maps, encode_maps
 
 SECOND = ".cell:nth-child(2) canvas"
 
@@ -310,3 +313,70 @@ class Watcher(Callback):
         track = self.tab.settled().all(".track[aria-valuemax]")
         count = int(track[0].get_attribute("aria-valuemax")) if track else 0
         return count if count >= wanted else 0
+
+
+def test_maps_are_decoded_and_painted_as_python_does(tab: seen.Tab, logs: Path) -> None:
+    tab.open(run="one")
+    history = read(logs, run="one")
+    for method, signed in (("gradient", False), ("change", True)):
+        blob = history.blobs[method][1]
+        assert blob is not None
+        found = decoded(tab, blob)
+        assert found["signed"] is signed
+        assert found["defined"] == [probe != 3 for probe in range(data.N)]
+        np.testing.assert_array_equal(found["planes"], decode_maps(blob).levels.reshape(data.N, -1))
+    blob, probe = history.blobs["gradient"][4], 2
+    assert blob is not None
+    levels = decode_maps(blob).levels[probe] / 255
+    top = np.sort(levels.ravel())[-1 - int(0.005 * (levels.size - 1))]
+    expected = np.clip(levels / top, 0, 1) * 255
+    np.testing.assert_allclose(painted(tab, blob, probe), expected, atol=1)
+    for shape in ((7,), (5, 4, 3)):  # a signal is a row; of a volume the middle slice is seen
+        drawn = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
+        drawn /= drawn.reshape(2, -1).max(1).reshape(2, *[1] * len(shape))
+        blob = encode_maps(drawn, np.ones(2), step=0)
+        kept = decode_maps(blob).levels
+        plane = kept if len(shape) == 1 else kept[:, shape[0] // 2]
+        np.testing.assert_array_equal(decoded(tab, blob)["planes"], plane.reshape(2, -1))
+
+
+def decoded(tab: seen.Tab, blob: bytes) -> Any:
+    """What the browser makes of the bytes."""
+    return tab.driver.execute_async_script(
+        """
+        const [bytes, done] = arguments;
+        import("./decode.js").then(async ({decodeMaps}) => {
+          const maps = await decodeMaps(new Uint8Array(bytes).buffer);
+          const probes = [...Array(maps.count).keys()];
+          const defined = probes.map((one) => maps.defined(one));
+          done({signed: maps.signed, defined, planes: probes.map((one) => [...maps.plane(one)])});
+        });
+        """,
+        list(blob),
+    )
+
+
+def painted(tab: seen.Tab, blob: bytes, probe: int) -> Any:
+    """Grey levels of a bare map, one pixel for each place."""
+    found = tab.driver.execute_async_script(
+        """
+        const [bytes, probe, side, done] = arguments;
+        const modules = [import("./decode.js"), import("./paint.js")];
+        Promise.all(modules).then(async ([{decodeMaps}, {paint}]) => {
+          const maps = await decodeMaps(new Uint8Array(bytes).buffer);
+          const canvas = document.createElement("canvas");
+          [canvas.width, canvas.height] = [side, side];
+          const context = canvas.getContext("2d");
+          const gain = 1 / maps.top(probe);
+          const pane = {sheet: {draw() {}}, probe, maps, base: null, gain, note: ""};
+          const box = {left: 0, top: 0, width: side, height: side};
+          paint(context, box, pane, {opacity: 1, colour: "grey"});
+          const {data} = context.getImageData(0, 0, side, side);
+          done([...data].filter((_, at) => at % 4 === 0));
+        });
+        """,
+        list(blob),
+        probe,
+        data.PLACES,
+    )
+    return np.array(found).reshape(data.PLACES, data.PLACES)

@@ -1,19 +1,25 @@
 // TensorBoard's way in: it loads this module in a frame of its own and calls `render`.
 
-import { listenToTensorBoard } from "./host.js";
+import { Address, listenToTensorBoard } from "./host.js";
 import { HttpSource } from "./source.js";
-import { mount } from "./viewer.js";
 
+// The rest is loaded beside the data, not before it.
 export function render() {
+  const source = new HttpSource(import.meta.url);
+  source.begin(new Address(true).read());
+  const viewer = import("./viewer.js");
+  const styled = styleSheet();
+  const root = document.createElement("main");
+  document.body.append(root);
+  document.documentElement.lang = "en";
+  listenToTensorBoard(() => source.reloaded());
+  return viewer.then(({ mount }) => void mount(root, source, { framed: true, styled }));
+}
+
+function styleSheet() {
   const style = document.createElement("link");
   style.rel = "stylesheet";
   style.href = new URL("./style.css", import.meta.url).href;
   document.head.append(style);
-  const root = document.createElement("main");
-  document.body.append(root);
-  document.documentElement.lang = "en";
-  const source = new HttpSource(import.meta.url);
-  listenToTensorBoard(() => source.reloaded());
-  const styled = new Promise((done) => style.addEventListener("load", done));
-  mount(root, source, { framed: true, styled });
+  return new Promise((done) => style.addEventListener("load", done));
 }

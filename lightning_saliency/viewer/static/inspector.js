@@ -80,7 +80,7 @@ export class Inspector {
       const context = pen(figure.firstChild, wide, high);
       if (at === 0) app.a.sheet.draw(context, app.probe, box, 0);
       else paint(context, box, paneOf(app, app.sides[at - 1], app.probe), style);
-      if (at === 0 && style.outlines && app.a.sheet.outlines) app.a.sheet.outline(context, app.probe, box);
+      if (at === 0 && style.outlines && app.a.sheet.masks) app.a.sheet.outline(context, app.probe, box);
       figure.style.width = `${wide}px`;
       figure.lastChild.textContent = at === 0 ? "image" : this.caption(app.sides[at - 1]);
       figure.style.setProperty("--key", at === 0 || !app.b ? "transparent" : app.colours[app.sides[at - 1].run === app.a ? "a" : "b"]);

@@ -52,7 +52,7 @@ export class Looks {
     const { values } = app.state;
     const matrix = values.view === "matrix";
     for (const control of this.maps) control.classList.toggle("away", matrix);
-    this.masks.hidden = !(app.a.sheet && app.a.sheet.outlines);
+    this.masks.hidden = !(app.a.sheet && app.a.sheet.masks);
     this.colours(values);
     fill(this.span, [["map", "own peak"], ["shared", "shared"]], values.scale);
     fill(this.size, [["fit", "fit"], ["s", "small"], ["m", "medium"], ["l", "large"]], values.size);

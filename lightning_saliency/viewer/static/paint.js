@@ -27,7 +27,7 @@ export function paint(context, box, pane, look) {
     context.drawImage(tile, box.left, box.top, box.width, box.height);
     context.globalAlpha = 1;
   }
-  if (look.outlines && sheet.outlines) sheet.outline(context, probe, box);
+  if (look.outlines && sheet.masks) sheet.outline(context, probe, box);
 }
 
 // A canvas with the pane's values in colours, one pixel for each place.

@@ -10,7 +10,13 @@ export class Sheet {
     this.aspect = Math.min(Math.max(layout.size[1] / layout.size[0], 1 / 3), 3);
     this.image = image;
     this.dim = dimmed(image);
-    this.outlines = masks ? outlined(masks, this) : null;
+    this.masks = masks; // null where the probes have none
+  }
+
+  // As long as nobody wants to see them they are not made.
+  get outlines() {
+    if (!this.made) this.made = outlined(this.masks, this);
+    return this.made;
   }
 
   static async load(probes, source) {

@@ -4,6 +4,25 @@ export class HttpSource {
   constructor(base) {
     this.base = base;
     this.reloaded = () => {};
+    this.early = new Map(); // path → an answer that is on its way
+  }
+
+  // Asks for what the first draw will need, while the viewer itself is still being loaded.
+  begin({ run, monitor, other = "" }) {
+    const paths = ["index"];
+    if (run && monitor) paths.push(seriesPath(run, monitor));
+    if (other.includes("\n")) paths.push(seriesPath(...other.split("\n")));
+    for (const path of paths) {
+      const answer = this.get(path);
+      answer.catch(() => {}); // whoever takes it is told
+      this.early.set(path, answer);
+    }
+  }
+
+  taken(path) {
+    const answer = this.early.get(path) || this.get(path);
+    this.early.delete(path);
+    return answer;
   }
 
   async get(path) {
@@ -13,11 +32,11 @@ export class HttpSource {
   }
 
   async index() {
-    return (await this.get("index")).json();
+    return (await this.taken("index")).json();
   }
 
   async series(run, monitor) {
-    return (await this.get(`series?${new URLSearchParams({ run, monitor })}`)).json();
+    return (await this.taken(seriesPath(run, monitor))).json();
   }
 
   async blob(key) {
@@ -27,6 +46,10 @@ export class HttpSource {
   onReload(callback) {
     this.reloaded = callback;
   }
+}
+
+function seriesPath(run, monitor) {
+  return `series?${new URLSearchParams({ run, monitor })}`;
 }
 
 // Of a page that holds everything: {index, series: {"run\nmonitor": …}, blobs: {key: base64}}.

@@ -101,7 +101,6 @@ class Viewer {
     const token = (this.token += 1);
     try {
       this.asked = performance.now();
-      this.early = this.ask();
       const [index] = await Promise.all([this.source.index(), this.styled]);
       if (token !== this.token) return;
       this.paintTheme(this.dark, false);
@@ -110,15 +109,6 @@ class Viewer {
     } catch (error) {
       if (token === this.token) this.fail(error);
     }
-  }
-
-  // What an address names is asked for before it is known to be there.
-  ask() {
-    const { run, monitor, other } = this.state.values;
-    const ids = [[run, monitor], other.split("\n")].filter(([name, whose]) => name && whose);
-    const asked = ids.map(([name, whose]) => [`${name}\n${whose}`, this.source.series(name, whose)]);
-    for (const [, answer] of asked) answer.catch(() => {}); // whoever awaits it is told
-    return new Map(asked);
   }
 
   // The run that was chosen, or the newest.
@@ -151,7 +141,7 @@ class Viewer {
   }
 
   async loadRun(run, monitor) {
-    const series = await (this.early.get(`${run}\n${monitor}`) || this.source.series(run, monitor));
+    const series = await this.source.series(run, monitor);
     if (series.refused) throw new Error(series.refused);
     return new Run(series);
   }

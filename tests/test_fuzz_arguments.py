@@ -15,7 +15,6 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-import lightning_saliency.cli  # noqa: F401  (makes our classes known by their short names)
 from lightning_saliency import (
     ConfigurationError,
     Contrast,

@@ -16,6 +16,7 @@ ROOT = Path(lightning_saliency.__file__).parent
 FLOORS = (
     "__main__",
     "cli",
+    "reports",
     "calibrate",
     "pytorch_lightning",
     "monitor",
@@ -55,6 +56,7 @@ FLOORS = (
     "faithfulness",
     "stream",
     "localisation",
+    "movie",
     "rendering",
     "class_models",
     "snapshot",

@@ -382,6 +382,7 @@ def test_the_command_of_a_shell_ends_well(monkeypatch: pytest.MonkeyPatch) -> No
     assert (
         'lightning-saliency = "lightning_saliency.cli:run"' in (ROOT / "pyproject.toml").read_text()
     )
+    monkeypatch.setattr(sys, "argv", ["lightning-saliency", "fit"])
     monkeypatch.setattr(shell, "main", lambda: "a command line")
     returned: Any = shell.run  # typed as returning nothing
     assert returned() is None

@@ -61,6 +61,11 @@ class ProbeSheet:
         known = self.header["classes"]
         return None if known is None else tuple(known)
 
+    def class_name(self, index: int) -> str:
+        """What a class is called; its index where it has no name."""
+        names = self.classes or ()
+        return names[index] if 0 <= index < len(names) else str(index)
+
     @property
     def targets(self) -> tuple[int | float | None, ...] | None:
         """The label of each probe; None without labels."""

@@ -1,0 +1,1 @@
+"""What leaves TensorBoard: the viewer as one page, a film, a comparison of two runs."""

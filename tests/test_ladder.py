@@ -220,15 +220,21 @@ def test_in_mixed_precision_the_other_one_is_full() -> None:
 
 
 def test_memory_that_runs_out_makes_chunks_smaller_and_says_so() -> None:
+    sizes: list[int] = []
+
     class Narrow(Net):
         def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
             if len(x) > 9:
                 raise torch.OutOfMemoryError("none left")
             return super().forward(x)
 
     net = Narrow()
-    found, rungs = climbed(net, optimisers=optimisers(net))
+    found, rungs = climbed(net, {"gradient": Saliency()}, optimisers=optimisers(net))
     assert found.chunk == 8
+    # Too many twice; the observation and its repetition; in halves; and so on.
+    assert sizes[:22] == [32, 16, *[8] * 10, *[4] * 10]
+    assert set(sizes[22:]) == {8}
     assert rungs["batch_size"].label == "batch of 4"
     assert rungs["batch_size"].about == "4 probes in a pass, not 8"
     assert set(found.left_out) == {"seed"}

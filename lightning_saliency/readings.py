@@ -21,7 +21,13 @@ from lightning_saliency.measures.aggregate import (
 from lightning_saliency.measures.decomposition import by_class, of_chance, stayed_and_flipped
 from lightning_saliency.measures.drift import cosine
 from lightning_saliency.measures.grounding import fit_masks
-from lightning_saliency.measures.noise import crossval, minimum_detectable, reliability, z_score
+from lightning_saliency.measures.noise import (
+    crossval,
+    minimum_detectable,
+    moved,
+    reliability,
+    z_score,
+)
 from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Series, Snapshot
 
@@ -29,6 +35,10 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 UNRELIABLE = 0.5
 """Reliability below which a map is noise for the most part."""
+
+
+PARTS = ("stayed", "flipped", "by_class", "worst_class", "of_chance")
+"""Of the drift since the previous observation; each is left out where there is nothing of it."""
 
 
 class Beside(NamedTuple):
@@ -85,8 +95,8 @@ def readings(
             found |= _spread(f"{method}/drift_{name}", distance)
             steps[f"{name} {method}"] = distance
         if flipped is not None and "previous" in earlier:
-            moved = steps[f"previous {method}"]
-            found |= _taken_apart(f"{method}/drift_previous", moved, flipped, beside)
+            step = steps[f"previous {method}"]
+            found |= _taken_apart(f"{method}/drift_previous", step, flipped, beside)
             before = earlier["previous"].signed.float()
             chance = of_chance(cosine, series.signed.float(), before)
             found[f"{method}/drift_previous_of_chance"] = chance
@@ -121,13 +131,11 @@ def _noise(
     }
     for name, then in earlier.items():
         if then.halves is not None and then.halves.shape == halves.shape:
-            distance, tag = (
-                crossval(halves.float(), then.halves.float()),
-                f"{method}/crossval_{name}",
-            )
+            pair, tag = (halves.float(), then.halves.float()), f"{method}/crossval_{name}"
+            distance = crossval(*pair)
             found |= {
                 tag: mean(distance),
-                f"{tag}_z": z_score(distance),
+                f"{tag}_z": z_score(moved(*pair)),  # whose mean no noise shifts
                 f"{tag}_detectable": minimum_detectable(distance),
             }
     return found

@@ -211,12 +211,16 @@ def _own_name(method: object) -> str:
     return str(getattr(method, "__name__", type(method).__name__))
 
 
+_TAKEN = ("class_models", "floors", "alert")
+"""Tags of other pictures."""
+
+
 def _tag(name: object) -> str:
-    taken = name == "class_models"  # the tag of another picture
+    taken = name in _TAKEN
     if not isinstance(name, str) or not name or "/" in name or name != name.strip() or taken:
         raise ConfigurationError(
             f"methods: {name!r} can't be a part of a tag. Use a short word without '/', "
-            "and not 'class_models'."
+            f"and none of {', '.join(map(repr, _TAKEN))}."
         )
     return name
 

@@ -117,8 +117,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "stimulus_share": Stimulus(stimulus.stimulus_share),
     }
 )
-_TAKEN = ("drift", "undefined", "filmstrip", "completeness_gap")
+_TAKEN = (
+    *("drift", "undefined", "filmstrip", "movie", "completeness_gap"),
+    *("tortuosity", "reliability", "unreliable", "insertion", "deletion", "sanity"),
+)
 """Ends of tags that are always, or may be, written."""
+
+_BEGINNINGS = ("drift_", "crossval_", "floor_")
 
 DEFAULT_MEASURES = ("entropy", "relevance_mass", "relevance_rank", "pointing_game")
 """Beside directional drift, which a monitor always measures."""
@@ -187,7 +192,7 @@ def resolve_measures(
 def _is_no_tag(name: object) -> bool:
     if not isinstance(name, str) or "/" in name or not name or name != name.strip():
         return True
-    return name in _TAKEN or name.startswith("drift_")
+    return name in _TAKEN or name.startswith(_BEGINNINGS)
 
 
 def _measure(argument: str, entry: object) -> Measure:

@@ -293,6 +293,7 @@ def test_methods_are_read_in_every_form(given: Any, resolved: dict[str, AnyMetho
         ({"a/b": "saliency"}, "methods: 'a/b' can't be a part of a tag. Use a short word"),
         ({" a": "saliency"}, "methods: ' a' can't be a part of a tag"),
         ({"": "saliency"}, "methods: '' can't be a part of a tag"),
+        ({"floors": "saliency"}, "none of 'class_models', 'floors', 'alert'"),
         ({"a": GradCAM}, "methods: 'a' is <class"),
         ({"a": 3}, "methods: 'a' is 3, not a method"),
     ],

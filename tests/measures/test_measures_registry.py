@@ -110,7 +110,10 @@ def test_own_functions_are_described_by_their_docstring_or_name() -> None:
         describe("sssim")
 
 
-@pytest.mark.parametrize("name", [3, None, ("a",), "", " a", "a/b", "drift_first", "drift_x_p10"])
+@pytest.mark.parametrize(
+    "name",
+    [3, None, ("a",), "", " a", "a/b", "drift_first", "drift_x_p10", "sanity", "floor_repeat"],
+)
 def test_names_that_are_no_part_of_a_tag_of_the_users_are_refused(name: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"measures: .* a short word"):
         resolve_measures({name: "entropy"})

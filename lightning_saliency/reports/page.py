@@ -17,28 +17,34 @@ from lightning_saliency.viewer.files import STATIC, STYLE
 Held = tuple[str, History, list[int]]
 """A run in a page: what it is called there, its record, and which observations of it."""
 
-# The address wins over what the page was made to show, so that links into it work.
+# The script stands before the data, so that of a page that was cut short it can say so. The address
+# wins over what the page was made to show, so that links into it work.
 _ENTRY = """\
 import { PageSource } from "./source.js";
 import { mount } from "./viewer.js";
 
-const root = document.querySelector("main");
-try {
-  const source = new PageSource(document);
-  const wanted = Object.entries(source.data.start);
-  if (location.hash === "" && wanted.length > 0) {
-    const parts = wanted.map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
-    const hash = `#${parts.join("&")}`;
-    try {
-      history.replaceState(null, "", hash);
-    } catch {
-      location.hash = hash;
-    }
+function open() {
+  const root = document.querySelector("main");
+  try {
+    const source = new PageSource(document);
+    const wanted = Object.entries(source.data.start);
+    if (location.hash === "" && wanted.length > 0) point(wanted);
+    mount(root, source, {});
+  } catch (error) {
+    root.textContent = `This page is not whole. Copy it anew. (${error.message})`;
   }
-  mount(root, source, {});
-} catch (error) {
-  root.textContent = `This page can’t be read, it may not be whole: ${error.message}`;
 }
+
+function point(wanted) {
+  const hash = `#${wanted.map((pair) => pair.map(encodeURIComponent).join("=")).join("&")}`;
+  try {
+    history.replaceState(null, "", hash);
+  } catch {
+    location.hash = hash;
+  }
+}
+
+document.addEventListener("DOMContentLoaded", open);
 """
 
 _HEAD = """\
@@ -58,10 +64,10 @@ _HEAD = """\
 <body>
 <main></main>
 <noscript>The maps are drawn by a script in this page: allow it to run.</noscript>
+<script>{script}</script>
 <script type="application/json" id="saliency-data">"""
 
-_TAIL = """</script>
-<script>{script}</script>
+_TAIL = b"""</script>
 </body>
 </html>
 """
@@ -88,7 +94,7 @@ def write_page(
     """
     code = script(_ENTRY, STATIC)
     style = (STATIC / STYLE).read_text(encoding="utf-8")
-    head = _HEAD.format(policy=_policy(code), title=_as_html(title), style=style)
+    head = _HEAD.format(policy=_policy(code), title=_as_html(title), style=style, script=code)
     out.write(head.encode() + b'{"blobs":{')
     blobs = _Blobs(out)
     index: Document = {"version": VERSION, "runs": [], "refused": list(refused)}
@@ -99,7 +105,7 @@ def write_page(
         done()
     whole = {"index": index, "series": found, "start": dict(start or {})}
     out.write(b"}," + _as_json(whole)[1:].encode())
-    out.write(_TAIL.format(script=code).encode())
+    out.write(_TAIL)
 
 
 class _Blobs:

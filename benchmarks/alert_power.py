@@ -50,7 +50,7 @@ from lightning_saliency.alerts.chart import Alarm
 from lightning_saliency.attribution import Subject
 from lightning_saliency.intervention import SIGNIFICANT, intervene
 
-SETS = {"confirmation": range(46, 66), "second confirmation": range(26, 46), "choice": range(14)}
+SETS = {"confirmation": range(46, 66), "choice": range(14)}
 """Which seeds the setting was chosen on, and on which it was tried afterwards."""
 GRID = (CELLS, CELLS)
 

@@ -208,7 +208,7 @@ def calibrate(args: Sequence[str]) -> None:
     print(text)
 
 
-_OF_CHART = ("ratio", "lag", "least", "prior")
+_OF_CHART = ("ratio", "lag", "hold", "least", "prior")
 
 
 def _parser() -> argparse.ArgumentParser:

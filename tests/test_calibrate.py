@@ -145,7 +145,7 @@ def test_a_run_resumed_in_a_folder_of_its_own_is_left_out(
     out, err = capsys.readouterr()
     assert "| runs | 1 |" in out
     assert re.search(r"b: left out\. It begins at step 200", err)
-    assert re.search(r"c: left out\. It has 9 observations, .* from the 10th on", err)
+    assert re.search(r"c: left out\. It has 10 observations, .* from the 11th on", err)
 
 
 def test_panels_are_charted_as_the_monitor_does(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_runs_without_cells_are_told(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_short_runs_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write(tmp_path, probes=cells(1, length=4))
     assert "No run is long enough" in refused(capsys, run)
-    assert "| runs | 1 |" in said(capsys, run, "--lag", 1, "--least", 2)
+    assert "| runs | 1 |" in said(capsys, run, "--lag", 1, "--hold", 1, "--least", 2)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from lightning_saliency import ObservationError, Probes, SaliencyMonitor, SaliencyWarning
 from lightning_saliency.logs import TAGS
+from lightning_saliency.readings import PARTS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STEPS = [1, 3]
@@ -79,6 +80,11 @@ def check(
         for encoded in pictures.values():
             assert np.asarray(Image.open(io.BytesIO(encoded))).std() > 1
     ours = {tag: list(values) for tag, values in events.scalars.items() if tag.startswith("sal")}
+    parts = {tag: ours.pop(tag) for tag in list(ours) if tag.rpartition("_previous_")[2] in PARTS}
+    assert set(parts) <= {f"saliency/gradient/drift_previous_{part}" for part in PARTS}
+    assert all(set(seen) <= set(looks[1:]) for seen in parts.values())
+    halves = [parts.get(f"saliency/gradient/drift_previous_{half}", []) for half in PARTS[:2]]
+    assert {*halves[0], *halves[1]} == set(looks[1:]), "each probe stayed or flipped"
     drift = [
         f"drift_{since}{end}" for since in ("previous", "first") for end in ("", "_p10", "_p90")
     ]
@@ -87,6 +93,8 @@ def check(
         "saliency/churn": looks[1:],
         **{f"saliency/{name}": looks for name in ("magnitude", "undefined", "seconds", "overhead")},
         "saliency/failures": looks,
+        "saliency/gradient/tortuosity": looks[1:],
+        **{f"saliency/{name}": looks[1:] for name in ("alerts", "region_z")},
         **{f"saliency/gradient/{name}": looks for name in ("entropy", "undefined")},
     }
     for tag in ours:
@@ -116,6 +124,7 @@ def test_every_tag_stands_in_the_table(tmp_path: Path) -> None:
         for tag in (tag for tag in tags if tag.startswith("saliency/")):
             row = re.sub(r"^saliency/(saliency|integrated_gradients)", "saliency/{method}", tag)
             row = re.sub(r"(drift_\w+)_p[19]0$", r"\1", row)
+            row = re.sub(rf"(drift_previous)_({'|'.join(PARTS)})$", r"\1_{part}", row)
             row = re.sub(r"/(gini|blurred_previous|blurred_first)$", "/{measure}", row)
             row = re.sub(r"/completeness_gap$", "/{number}", row)
             assert (kind, row) in rows, tag

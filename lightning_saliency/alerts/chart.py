@@ -42,8 +42,8 @@ class Charted(NamedTuple):
     """The newest observation on the chart, all `(G, C)`; NaN where nothing can be said yet.
 
     Attributes:
-        z: the move since `lag` observations ago in standard deviations.
-        ratio: mass now ÷ mass then.
+        z: the move since `lag` observations ago in standard deviations, the least of the newest.
+        ratio: mass now ÷ mass then, likewise.
     """
 
     z: Tensor
@@ -57,13 +57,16 @@ class Chart:
     With y = log(mass), minus that of a control where there is one, centred over cells (clr):
     r = (y_t − y_{t−lag}) minus its median over cells; s² the mean square of the r before;
     s̃² = (prior · s0² + n · s²) / (prior + n), s0² the mean of s² over cells; z = r / s̃. An alarm is
-    z > `threshold` where the mass is at least `ratio` times what it was.
+    z > `threshold` where the mass is at least `ratio` times what it was, at the newest `hold`
+    observations: s² is of those before all of them, so that what came is held against what was.
 
     Args:
         threshold: in standard deviations, above 0. `lightning-saliency calibrate` prints the one
             for a wanted rate of false alarms: it does not transfer between recipes.
         ratio: of mass now to mass then, 1 or more.
         lag: observations between now and then, 1 or more.
+        hold: observations in a row at which a cell must stand out, 1 or more: what one batch of
+            examples shows by chance is gone in the next, and an alarm comes so much later.
         least: differences of the past before anything is said, 2 or more.
         prior: how many differences the other cells' variance counts for, 0 or more.
 
@@ -71,9 +74,10 @@ class Chart:
         ConfigurationError: an argument out of its range.
     """
 
-    threshold: float = 6.0
-    ratio: float = 2.0
+    threshold: float = 4.5
+    ratio: float = 2.5
     lag: int = 4
+    hold: int = 2
     least: int = 5
     prior: float = 10.0
 
@@ -89,7 +93,7 @@ class Chart:
                 raise ConfigurationError(f"Chart({name}={value!r}): give {kind}.")
         if self.threshold == 0:
             raise ConfigurationError("Chart(threshold=0): give a number above 0.")
-        for name, few in (("lag", 1), ("least", 2)):
+        for name, few in (("lag", 1), ("hold", 1), ("least", 2)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < few:
                 raise ConfigurationError(
@@ -99,7 +103,7 @@ class Chart:
     @property
     def first(self) -> int:
         """The observation, counted from 0, at which an alarm is possible first."""
-        return self.lag + self.least
+        return self.lag + self.least + self.hold - 1
 
     def read(self, cells: Tensor, control: Tensor | None = None) -> Charted:
         """The newest of T observations against those before.
@@ -121,17 +125,16 @@ class Chart:
         floor = FLOOR / cells.shape[2]
         masses = cells.double() + floor
         nothing = torch.full(cells.shape[1:], math.nan, dtype=torch.float64)
-        if len(cells) <= self.lag:
+        if len(cells) < self.lag + self.hold:
             return Charted(nothing, nothing)
-        ratio = masses[-1] / masses[-1 - self.lag]
+        ratio = (masses[-self.hold :] / masses[-self.hold - self.lag : -self.lag]).amin(0)
         logs = masses.log()
         if control is not None:
             logs = logs - (control.double() + floor).log()[:, None]
         # The centre falls out of a difference minus its median: clr is the same without it.
         moves = logs[self.lag :] - logs[: -self.lag]
         moves = moves - moves.nanmedian(2, keepdim=True).values
-        *_, newest = moves
-        past = moves[:-1]
+        past, newest = moves[: -self.hold], moves[-self.hold :].amin(0)
         count = past.isfinite().sum(0)
         spread = past.square().nanmean(0)
         common = spread.nanmean(1, keepdim=True)

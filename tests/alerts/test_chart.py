@@ -16,6 +16,7 @@ from lightning_saliency.alerts.chart import Alarm
 from lightning_saliency.errors import ConfigurationError
 
 CELLS, LENGTH, STEP = 49, 20, 14
+AT_ONCE = Chart(hold=1)
 
 
 def drifting(seed: int, groups: int = 2, length: int = LENGTH, size: float = 0.05) -> Tensor:
@@ -57,12 +58,29 @@ def test_the_ratio_keeps_a_small_move_from_counting() -> None:
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 99), st.integers(0, 1), st.integers(0, CELLS - 1))
 def test_a_step_is_found_at_once_and_in_its_cell(seed: int, group: int, cell: int) -> None:
-    found = alarms(Chart(), planted(drifting(seed), group, cell, 8))
+    found = alarms(AT_ONCE, planted(drifting(seed), group, cell, 8))
     assert not any(found[:STEP])
     (first, *_) = found[STEP]
     assert (first.group, first.cell) == (group, cell)
-    assert first.z > Chart().threshold
+    assert first.z > AT_ONCE.threshold
     assert 3 < first.ratio < 9
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 99), st.integers(0, CELLS - 1), st.integers(2, 4))
+def test_what_must_hold_is_found_when_it_has(seed: int, cell: int, hold: int) -> None:
+    found = alarms(Chart(hold=hold), planted(drifting(seed), 1, cell, 8))
+    late = STEP + hold - 1
+    assert not any(found[:late])
+    assert (found[late][0].group, found[late][0].cell) == (1, cell)
+
+
+def test_what_is_gone_at_the_next_observation_is_no_alarm() -> None:
+    cells = drifting(3)
+    cells[STEP, 0, 7] *= 8
+    cells = cells / cells.sum(2, keepdim=True)
+    assert alarms(AT_ONCE, cells)[STEP]
+    assert not any(alarms(Chart(), cells))
 
 
 def test_power_grows_with_the_step() -> None:
@@ -91,36 +109,41 @@ def test_noise_twice_as_large_hides_a_move_twice_as_large() -> None:
     move[STEP:, 0, 4] = 0.4
     middle = small.mean(0, keepdim=True)
     both = [(middle + k * (small - middle + move)).softmax(2) * 1e6 for k in (1, 2)]
-    one, other = (Chart().read(cells[: STEP + 1]).z for cells in both)
+    one, other = (AT_ONCE.read(cells[: STEP + 1]).z for cells in both)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_what_the_control_does_as_well_is_no_news() -> None:
     both = planted(drifting(2, 1), 0, 9, 8)
-    alone = alarms(Chart(), both)
-    held = alarms(Chart(), both, both[:, 0])
-    other = alarms(Chart(), both, drifting(5, 1)[:, 0])
+    alone = alarms(AT_ONCE, both)
+    held = alarms(AT_ONCE, both, both[:, 0])
+    other = alarms(AT_ONCE, both, drifting(5, 1)[:, 0])
     assert alone[STEP]
     assert other[STEP][0].cell == 9
     assert not any(held)
 
 
-def test_the_formula() -> None:
-    chart = Chart(lag=1, least=2, prior=3)
-    cells = drifting(8, 1, 6)
+@pytest.mark.parametrize("hold", [1, 2, 3])
+def test_the_formula(hold: int) -> None:
+    chart = Chart(lag=1, hold=hold, least=2, prior=3)
+    cells = drifting(8, 1, 5 + hold)
     logs = (cells[:, 0] + 0.05 / CELLS).log()
     moves = logs[1:] - logs[:-1]
     moves = moves - moves.median(1, keepdim=True).values
-    spread = moves[:-1].square().mean(0)
+    spread = moves[:4].square().mean(0)
     moderated = (3 * spread.mean() + 4 * spread) / 7
-    torch.testing.assert_close(chart.read(cells).z[0], moves[-1] / moderated.sqrt())
+    read = chart.read(cells)
+    torch.testing.assert_close(read.z[0], moves[4:].amin(0) / moderated.sqrt())
+    growth = (cells[5:, 0] + 0.05 / CELLS) / (cells[4:-1, 0] + 0.05 / CELLS)
+    torch.testing.assert_close(read.ratio[0], growth.amin(0))
 
 
 def test_alarms_come_largest_z_first_with_the_growth_over_the_lag() -> None:
     cells = planted(planted(drifting(9, 2), 0, 30, 6), 1, 2, 20)
     cells[: STEP - 4, 1, 2] *= 1.3
     cells = cells / cells.sum(2, keepdim=True)
-    found = Chart(lag=2).alarms(Chart(lag=2).read(cells[: STEP + 1]))
+    chart = Chart(lag=2, hold=1)
+    found = chart.alarms(chart.read(cells[: STEP + 1]))
     assert [one.z for one in found] == sorted((one.z for one in found), reverse=True)
     assert {(one.group, one.cell) for one in found} == {(0, 30), (1, 2)}
     then, now = cells[STEP - 2] + 0.05 / CELLS, cells[STEP] + 0.05 / CELLS
@@ -130,8 +153,7 @@ def test_alarms_come_largest_z_first_with_the_growth_over_the_lag() -> None:
 
 
 def test_nothing_is_said_before_there_is_a_past() -> None:
-    cells = planted(drifting(4), 0, 3, 50)
-    chart = Chart()
+    cells, chart = planted(drifting(4), 0, 3, 50), AT_ONCE
     for early in range(chart.first):
         shifted = cells[STEP - early : STEP + 1]
         assert chart.read(shifted).z.isnan().all()
@@ -141,14 +163,14 @@ def test_nothing_is_said_before_there_is_a_past() -> None:
 
 def test_a_class_that_comes_and_goes_does_not_disturb_the_others() -> None:
     cells = planted(drifting(6, 3), 1, 11, 8)
-    wanted = Chart().read(cells[: STEP + 1])
+    wanted = AT_ONCE.read(cells[: STEP + 1])
     gaps = cells.clone()
     gaps[::3, 2] = math.nan
     gaps[:, 0] = math.nan
-    found = Chart().read(gaps[: STEP + 1])
+    found = AT_ONCE.read(gaps[: STEP + 1])
     torch.testing.assert_close(found.z[1], wanted.z[1])
     assert found.z[0].isnan().all()
-    assert [one.group for one in Chart().alarms(found)][:1] == [1]
+    assert [one.group for one in AT_ONCE.alarms(found)][:1] == [1]
 
 
 def test_a_cell_that_never_had_mass_may_gain_some() -> None:
@@ -157,7 +179,7 @@ def test_a_cell_that_never_had_mass_may_gain_some() -> None:
     quiet = alarms(Chart(), cells / cells.sum(2, keepdim=True))
     assert not any(quiet)
     cells[STEP:, 0, 20] = 0.2
-    found = alarms(Chart(), cells / cells.sum(2, keepdim=True))
+    found = alarms(AT_ONCE, cells / cells.sum(2, keepdim=True))
     assert found[STEP][0].cell == 20
     assert math.isfinite(found[STEP][0].ratio)
 
@@ -170,6 +192,7 @@ def test_a_cell_that_never_had_mass_may_gain_some() -> None:
         ({"ratio": 0.9}, "ratio=0.9"),
         ({"lag": 0}, "lag=0"),
         ({"lag": 1.5}, "lag=1.5"),
+        ({"hold": 0}, "hold=0"),
         ({"least": 1}, "least=1"),
         ({"prior": -1}, "prior=-1"),
         ({"prior": True}, "prior=True"),

@@ -85,6 +85,8 @@ def open_session(
     # A pass keeps what a training step keeps, so it takes no more examples than the validation.
     chunk = settings.chunk or min(CHUNK, trainers.batch_size(trainer, stage) or CHUNK)
     scores = outputs[0].numel()
+    if settings.audits is not None:
+        settings.audits.faithfulness.check(probes.inputs.shape[1])
     other = ranks.made_by_first(partial(_other_seed, settings, probes))
     return Session(
         probes,

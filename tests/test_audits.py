@@ -285,6 +285,30 @@ def test_the_rung_of_another_seed_is_of_its_last_maps(tmp_path: Path) -> None:
         fitted(tmp_path / "d", Audits(other=str(tmp_path / "none.ckpt")), **settings)
 
 
+def test_wrong_baselines_are_told_before_the_first_step(tmp_path: Path) -> None:
+    net = Net()
+    with pytest.raises(ConfigurationError, match=r"Faithfulness\(insertion=\(0.0, 0.0\)\) has 2"):
+        fitted(tmp_path, Audits(2, Faithfulness(insertion=(0.0, 0.0))), net=net)
+    assert net.seen == 0
+
+
+def test_of_many_probes_an_even_choice_is_audited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[Tensor] = []
+
+    def mine(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        chosen.append(inputs)
+        return inputs
+
+    monkeypatch.setattr(auditing, "MOST", 5)
+    whole = {"probes": list(range(12)), "chunk": 12}
+    fitted(tmp_path, 1, methods={"mine": mine}, monitor=whole, max_epochs=1)
+    audited = [one for one in chosen if len(one) == 5]
+    assert audited
+    assert torch.equal(audited[0], images()[[0, 2, 4, 7, 9]])
+
+
 # What they cost
 
 

@@ -75,6 +75,16 @@ class Faithfulness:
         if self.sigma is not None:
             check_between(self, "sigma", self.sigma, 1e-3, 1e6)
 
+    def check(self, channels: int) -> None:
+        """Raise a `ConfigurationError` unless baselines are one number, or one per channel."""
+        for name in ("insertion", "deletion"):
+            given = getattr(self, name)
+            if isinstance(given, tuple) and len(given) != channels:
+                raise ConfigurationError(
+                    f"Faithfulness({name}={given}) has {len(given)} numbers, the inputs have "
+                    f"{channels} channels: give one number, or one per channel."
+                )
+
 
 class Faithful(NamedTuple):
     """What was found of one method's maps of N probes, all `(N,)`; NaN where undefined.
@@ -125,6 +135,7 @@ def faithfulness(
     how = how or Faithfulness()
     subject = model if isinstance(model, Subject) else Subject(model)
     check_call(inputs, targets, chunk)
+    how.check(inputs.shape[1])
     _check_maps(maps, inputs)
     if not tells_classes(subject.target):
         unknown = torch.full((len(inputs),), torch.nan, device=inputs.device)

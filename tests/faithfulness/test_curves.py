@@ -322,7 +322,8 @@ def test_wrong_settings_are_told(given: dict[str, Any], words: str) -> None:
 def test_a_list_of_a_config_is_one_number_per_channel() -> None:
     listed: Any = [0.1, 0.2]
     assert Faithfulness(deletion=listed) == Faithfulness(deletion=(0.1, 0.2))
-    with pytest.raises(ConfigurationError, match="has 2 numbers, the inputs have 1 channels"):
+    words = r"Faithfulness\(deletion=\(0.1, 0.2\)\) has 2 numbers, the inputs have 1 channels"
+    with pytest.raises(ConfigurationError, match=words):
         faithfulness(
             Linear(1, 4, 4),
             {"map": noise(1, 4, 4)},

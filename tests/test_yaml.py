@@ -17,9 +17,13 @@ from PIL import Image
 from small_fits import Events, command
 
 from lightning_saliency import (
+    Alerts,
+    Audits,
+    Chart,
     Contrast,
     Drift,
     Every,
+    Faithfulness,
     GradCAM,
     Grounding,
     IntegratedGradients,
@@ -195,6 +199,37 @@ def test_every_second_epoch(run: Run, arguments: str) -> None:
 )
 def test_measures(run: Run, arguments: str, expected: dict[str, Any]) -> None:
     assert configured(run, arguments).settings.measures == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "audits", "alerts"),
+    [
+        ("{}", None, Alerts()),
+        ("{audits: 2, alerts: 8}", Audits(2), Alerts(8)),
+        ("{audits: {every: 3}, alerts: null}", Audits(3), None),
+        (
+            """
+            methods: saliency
+            audits:
+              class_path: lightning_saliency.Audits
+              init_args:
+                every: 1
+                faithfulness:
+                  class_path: Faithfulness
+                  init_args: {steps: 2, insertion: blur, deletion: [0.5], sigma: 1.5}
+            alerts:
+              class_path: Alerts
+              init_args: {stream: 0, chart: {class_path: Chart, init_args: {lag: 2}}}
+            """,
+            Audits(1, Faithfulness(2, "blur", (0.5,), 1.5)),
+            Alerts(0, chart=Chart(lag=2)),
+        ),
+    ],
+)
+def test_audits_and_alerts(run: Run, arguments: str, audits: Any, alerts: Any) -> None:
+    monitor = configured(run, arguments)
+    assert (monitor.settings.audits, monitor.settings.alerts) == (audits, alerts)
+    assert monitor.state_dict()["failures"] == 0
 
 
 def test_a_number_of_probes(run: Run) -> None:

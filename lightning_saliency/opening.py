@@ -85,9 +85,7 @@ def open_session(
     # A pass keeps what a training step keeps, so it takes no more examples than the validation.
     chunk = settings.chunk or min(CHUNK, trainers.batch_size(trainer, stage) or CHUNK)
     scores = outputs[0].numel()
-    if settings.audits is not None:
-        settings.audits.faithfulness.check(probes.inputs.shape[1])
-    other = ranks.made_by_first(partial(_other_seed, settings, probes))
+    other = ranks.made_by_first(partial(_beside, settings, probes))
     return Session(
         probes,
         classes,
@@ -121,9 +119,12 @@ def _bound_at(
         return ranks.bound(replace(subject, examples=drawing), inputs, settings.methods, layers)
 
 
-def _other_seed(settings: Settings, probes: Probes) -> dict[str, Tensor] | None:
-    """The last maps of the run that the user names beside this one."""
-    path = None if settings.audits is None else settings.audits.other
+def _beside(settings: Settings, probes: Probes) -> dict[str, Tensor] | None:
+    """What audits need, checked: the last maps of the run that the user names beside this one."""
+    if settings.audits is None:
+        return None
+    settings.audits.faithfulness.check(probes.inputs.shape[1])
+    path = settings.audits.other
     if path is None:
         return None
     memory = left_by(path, settings.name)

@@ -29,6 +29,7 @@ from twin_runs import Images, Net, seed_streams
 
 import lightning_saliency
 from lightning_saliency import SaliencyMonitor
+from lightning_saliency.record import read
 
 EPOCHS = 3
 OBSERVATIONS = 1 + 2 * EPOCHS
@@ -215,6 +216,16 @@ def events(content: bytes) -> Iterator[Any]:
 def alike(one: Points, other: Points) -> bool:
     """Whether two readings are the same; a point that is undefined is the same as another."""
     return repr(one) == repr(other)
+
+
+def history(folder: Path) -> list[Any]:
+    """What is recorded of each observation and of its maps, but for the clocks and the marks."""
+    found = read(folder)
+    apart = {"time", "session", "since", "events", "numbers"}
+    seen: list[Any] = [
+        {key: value for key, value in one.items() if key not in apart} for one in found.observations
+    ]
+    return seen + [found.maps(method).tobytes() for method in found.methods]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from kills import (
     chosen,
     compared,
     fit,
+    history,
     killed,
     moments,
     recorded,
@@ -37,8 +39,8 @@ DRIFTS = ("saliency/gradient/drift_previous", "saliency/mine/drift_previous")
 @pytest.fixture(scope="module")
 def whole(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Points, list[str], dict[str, torch.Tensor]]:
-    """An uninterrupted run: its curves, the kinds of its moments, its weights."""
+) -> tuple[Points, list[str], dict[str, torch.Tensor], list[Any]]:
+    """An uninterrupted run: its curves, the kinds of its moments, its weights, its record."""
     folder = tmp_path_factory.mktemp("whole")
     tell, kinds = moments()
     model = fit(folder, tell)
@@ -49,15 +51,17 @@ def whole(
     assert kinds.count("observation") == OBSERVATIONS
     assert kinds.count("training") == 6 * EPOCHS
     assert kinds.count("validated") == 2 * EPOCHS
-    return curves, kinds, model.state_dict()
+    seen = history(folder)
+    assert len(seen) == OBSERVATIONS + 2
+    return curves, kinds, model.state_dict(), seen
 
 
 # Between the numbers and their checkpoint; while it trains; before there is any checkpoint.
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
-    whole: tuple[Points, list[str], dict[str, torch.Tensor]], seed: int, tmp_path: Path
+    whole: tuple[Points, list[str], dict[str, torch.Tensor], list[Any]], seed: int, tmp_path: Path
 ) -> None:
-    curves, kinds, weights = whole
+    curves, kinds, weights, seen = whole
     moment = chosen(kinds, seed)
     assert killed(tmp_path, moment) == kinds[moment]
     model = fit(tmp_path)
@@ -67,10 +71,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert compared(found, curves) == Comparison(points, missing=0, duplicate=0, gap=0.0)
     assert alike(found, curves)
     assert alike(found, recorded(tmp_path))
+    assert history(tmp_path) == seen
 
 
 def test_a_torn_end_is_read_and_a_damaged_middle_is_not(
-    whole: tuple[Points, list[str], dict[str, torch.Tensor]], tmp_path: Path
+    whole: tuple[Points, list[str], dict[str, torch.Tensor], list[Any]], tmp_path: Path
 ) -> None:
     """The reading by which the kills are judged is itself no judge that never says no."""
     fit(tmp_path)

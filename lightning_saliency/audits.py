@@ -21,8 +21,8 @@ class Audits:
     - **Sanity** (Adebayo et al. 2018), once in a run: how alike maps stay when the weights are
       random. A method whose pictures hardly react is told in the log.
 
-    Passes: about 8 observations' for the floors, one for the sanity, 2 × `steps` forward per method
-    for the faithfulness.
+    Passes, of up to 64 probes: as many as 9 observations for the floors and one for the sanity;
+    30 forward per method and 33 more for the faithfulness with its 16 steps.
 
     Args:
         every: audit the first observation after the training began, and every so many from there.

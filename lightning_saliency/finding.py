@@ -123,7 +123,7 @@ def found(
     concepts = _concepts(session, settings.class_models, ranks)
     wanted = drawn(seen, now, others.get("previous"), then) | concepts | steps
     if recorded:
-        wanted |= needed(seen, now)
+        wanted |= needed(session, seen, now)
     host = to_host(numbers | wanted)
     scalars = {name: float(host[name]) for name in numbers}
     drift = {name: scalars.get(f"{name}/drift_previous", nan) for name in now.series}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency.record.format import Mark, Observation, decode_header, encode_maps
+from lightning_saliency.record.format import Mark, Observation, decode_header, encode_maps, finite
 from lightning_saliency.record.probes import ProbeSheet, probe_sheet
 from lightning_saliency.record.summaries import summary
 from lightning_saliency.rendering import to_pictures
@@ -55,6 +55,7 @@ class Entry:
         signed: methods whose maps have a sign.
         places: of a map in the record at most.
         sheet: makes the sheet of the probes.
+        again: whether the maps are in the file already.
     """
 
     observation: Observation
@@ -62,6 +63,7 @@ class Entry:
     signed: Collection[str]
     places: int
     sheet: Callable[[], ProbeSheet]
+    again: bool = False
 
     def during(self, fit: Fit) -> Entry:
         """The same with what the training does meanwhile."""
@@ -74,13 +76,9 @@ class Entry:
         )
         return replace(self, observation=whole)
 
-    def with_best(self, best: int | None) -> Entry:
-        """The same with another best checkpoint."""
-        return replace(self, observation=replace(self.observation, best=best))
-
-    def without_maps(self) -> Entry:
-        """The same but for the maps, which are in the file already."""
-        return replace(self, maps={})
+    def corrected(self, best: int | None) -> Entry:
+        """The same, written again with another best checkpoint."""
+        return replace(self, observation=replace(self.observation, best=best), again=True)
 
     def summary(self, monitor: str, introduce: bool) -> Any:
         """For the event file: of the monitor of this name, with the probes where they are new."""
@@ -97,12 +95,21 @@ class Entry:
             for method, (maps, peaks) in self.maps.items()
         }
         probes = self.sheet().encoded() if introduce else None
-        return summary(monitor, maps, _with_peaks(whole, maps).encoded(), probes)
+        observation = _with_peaks(whole, maps).encoded()
+        return summary(monitor, {} if self.again else maps, observation, probes)
 
 
-def needed(seen: Sighting, now: Snapshot) -> dict[str, Tensor]:
-    """What a record needs, by name, for the one transfer to the host."""
-    found = {"recorded predictions": now.predictions, "recorded confidence": seen.confidence}
+def needed(session: Session, seen: Sighting, now: Snapshot) -> dict[str, Tensor]:
+    """What a record needs, by name, for the one transfer to the host.
+
+    All of it, since no other thread may ask the device for anything: the training may be capturing
+    a graph there.
+    """
+    found = {
+        "recorded predictions": now.predictions,
+        "recorded confidence": seen.confidence,
+        "recorded classes": session.classes,
+    }
     for name, series in now.series.items():
         fine = seen.fine.get(name)
         maps, peak = (series.map, series.peak) if fine is None else unit(fine)
@@ -131,7 +138,8 @@ def entry(session: Session, settings: Settings, now: Snapshot, host: Host, *, in
         methods={name: _each_probe(name, host) for name in now.series},
     )
     maps = {name: (host[f"recorded {name}"], host[f"peak {name}"]) for name in now.series}
-    sheet = partial(_sheet, session, settings)
+    classes, whole = host["recorded classes"], not session.classes.is_floating_point()
+    sheet = partial(_sheet, session, settings, classes.astype(np.int64) if whole else classes)
     return Entry(observation, maps, session.gallery.signed, settings.places, sheet)
 
 
@@ -145,12 +153,11 @@ _KNOWN = {
 
 
 def _each_probe(method: str, host: Host) -> dict[str, NDArray[np.float32]]:
-    found = {
+    return {
         known: host[f"{name} {method}"]
         for name, known in _KNOWN.items()
         if f"{name} {method}" in host
     }
-    return {**found, "peaks": host[f"peak {method}"]}
 
 
 def _with_peaks(observation: Observation, maps: Mapping[str, bytes]) -> Observation:
@@ -165,8 +172,8 @@ def _with_peaks(observation: Observation, maps: Mapping[str, bytes]) -> Observat
     return replace(observation, methods=methods)
 
 
-def _sheet(session: Session, settings: Settings) -> ProbeSheet:
-    """The sheet of the probes, as a person knows them."""
+def _sheet(session: Session, settings: Settings, explained: NDArray[Any]) -> ProbeSheet:
+    """The sheet of the probes, as a person knows them, with the class that is explained of each."""
     probes, gallery = session.probes, session.gallery
     pictures = to_pictures(probes.inputs, mean=probes.mean, std=probes.std)
     methods = {
@@ -181,8 +188,8 @@ def _sheet(session: Session, settings: Settings) -> ProbeSheet:
         "hash": probes.hash,
         "names": list(probes.names),
         "classes": None if gallery.classes is None else [str(one) for one in gallery.classes],
-        "targets": None if probes.targets is None else probes.targets.tolist(),
-        "explained": session.classes.tolist(),
+        "targets": None if probes.targets is None else finite(probes.targets.tolist()),
+        "explained": finite(explained.tolist()),
         "methods": methods,
         "target": words(settings.target),
     }

@@ -88,7 +88,7 @@ class Teller:
         if finding.entry is not None:
             made = finding.entry.told(finding.numbers, finding.events)
             record = partial(made.summary, self._settings.name)
-            self._newest = made.without_maps()
+            self._newest = made
         self.writer.write(hearing, self.tagged(finding.pictures), step, record)
         if refused:
             raise refused[0][1]
@@ -151,9 +151,8 @@ class Teller:
             self._ledger.settle(trainer.loggers)
             newest = self._newest
             if newest is not None and newest.observation.best != best:
-                last = newest.with_best(best)
-                record = partial(last.summary, self._settings.name)
-                self.writer.write(trainer.loggers, {}, last.observation.step, record)
+                record = partial(newest.corrected(best).summary, self._settings.name)
+                self.writer.write(trainer.loggers, {}, newest.observation.step, record)
         self.writer.drain()
         with trainers.ranks_of(trainer).agreeing():
             if self._thread_error is not None and self._settings.on_error == "raise":

@@ -80,9 +80,7 @@ class PictureWriter:
                 experiment._get_file_writer()
             if experiments:
                 now = time.time()
-                if record is not None:
-                    self._submit(lambda: self._record(experiments, record, step, now))
-                self._submit(lambda: self._to_boards(experiments, pictures, step, now))
+                self._submit(lambda: self._to_boards(experiments, pictures, step, now, record))
             for _, error in write_pictures(known, pictures, step):
                 self._failed(error, step, "a picture")
         except Exception as error:
@@ -120,6 +118,25 @@ class PictureWriter:
             )
             self._thread.start()
 
+    def _to_boards(
+        self,
+        experiments: list[Any],
+        pictures: Mapping[str, Picture],
+        step: int,
+        now: float,
+        record: Record | None,
+    ) -> None:
+        if record is not None:  # first: it is small, and holds all of the observation
+            self._record(experiments, record, step, now)
+        for tag, draw in pictures.items():
+            try:
+                picture = draw()
+                summary = image_summary(tag, picture, encode(picture, self._format))
+                for experiment in experiments:
+                    write_summary(experiment, summary, step, now)
+            except BaseException as error:  # also what would end a thread
+                self._failed(error, step, "a picture")
+
     def _record(self, experiments: list[Any], record: Record, step: int, now: float) -> None:
         made: dict[bool, Any] = {}
         for experiment in experiments:
@@ -132,18 +149,6 @@ class PictureWriter:
                 self.introduced.add(folder)
             except BaseException as error:  # also what would end a thread
                 self._failed(error, step, "the record")
-
-    def _to_boards(
-        self, experiments: list[Any], pictures: Mapping[str, Picture], step: int, now: float
-    ) -> None:
-        for tag, draw in pictures.items():
-            try:
-                picture = draw()
-                summary = image_summary(tag, picture, encode(picture, self._format))
-                for experiment in experiments:
-                    write_summary(experiment, summary, step, now)
-            except BaseException as error:  # also what would end a thread
-                self._failed(error, step, "a picture")
 
 
 def _work(jobs: queue.SimpleQueue[Job]) -> None:

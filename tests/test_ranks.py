@@ -42,6 +42,11 @@ def largest_gap(one: dict[Any, Tensor], other: dict[Any, Tensor]) -> float:
     )
 
 
+def of_start(found: Found) -> dict[str, Tensor]:
+    """The record of the untrained network's maps: later on more ranks have seen more data."""
+    return {name: one[0].nan_to_num(0) for name, one in found["recorded"].items() if "maps" in name}
+
+
 @pytest.mark.parametrize("count", [1, 3, 7, 64])
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_see_what_one_sees(kind: str, count: int, played: Played, tmp_path: Path) -> None:
@@ -58,6 +63,9 @@ def test_two_ranks_see_what_one_sees(kind: str, count: int, played: Played, tmp_
     assert second["logged"] == pytest.approx(first["logged"], abs=0, nan_ok=True)
     assert first["logged"]["saliency/failures"] == 0
     assert (first["files"], second["files"]) == (1, 1), "one event file, seen by both"
+    for name, one in single["recorded"].items():
+        assert first["recorded"][name].shape[1:] == one.shape[1:], "of all probes, by rank 0"
+    assert largest_gap(of_start(first), of_start(single)) < 1 / 127
 
 
 @pytest.mark.parametrize("scene", ["probes 1", "probes 64", "a method", "a target", "memory"])
@@ -72,6 +80,23 @@ def test_gradients_that_wait_are_left_alone(kind: str, played: Played) -> None:
     for one in played[kind, "accumulated"]:
         assert one["same"]
         assert one["logged"]["saliency/gradient/drift_previous"] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_audits_are_made_by_one_for_all_and_leave_what_waits_alone(
+    kind: str, played: Played
+) -> None:
+    first, second = played[kind, "audited"]
+    assert first["same"]
+    assert second["same"]
+    assert second["logged"] == pytest.approx(first["logged"], abs=0, nan_ok=True)
+    floors = {name for name in first["logged"] if name.startswith("saliency/gradient/floor_")}
+    of_weights = {f"saliency/gradient/floor_{rung}" for rung in ("step", "redrawn")}
+    assert first["logged"]["saliency/gradient/floor_repeat"] == 0
+    assert floors.isdisjoint(of_weights) == (kind != "ddp"), "sharded weights stay"
+    assert ("saliency/gradient/sanity" in first["logged"]) == (kind == "ddp")
+    assert "saliency/gradient/insertion" in first["logged"]
+    assert first["logged"]["saliency/failures"] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

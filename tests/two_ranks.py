@@ -27,7 +27,14 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, IterableDataset
 
 import lightning_saliency.finding as room
-from lightning_saliency import ClassModel, Saliency, SaliencyMonitor, SaliencyWarning
+from lightning_saliency import (
+    Audits,
+    ClassModel,
+    Faithfulness,
+    Saliency,
+    SaliencyMonitor,
+    SaliencyWarning,
+)
 from lightning_saliency.attribution import (
     RISE,
     AblationCAM,
@@ -37,6 +44,7 @@ from lightning_saliency.attribution import (
     ScoreCAM,
     Subject,
 )
+from lightning_saliency.record import read
 from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Snapshot
 
@@ -183,6 +191,14 @@ def seen() -> Iterator[list[Sighting]]:
         setattr(room, "Snapshot", Snapshot)  # noqa: B010
 
 
+def recorded(folder: Path) -> dict[str, Tensor]:
+    """All that the record of a fit holds of its probes."""
+    history = read(folder)
+    found = {f"maps {name}": torch.from_numpy(history.maps(name)) for name in history.methods}
+    found["predictions"] = torch.from_numpy(history.predictions)
+    return found | {"steps": torch.from_numpy(history.steps)}
+
+
 def digest(net: nn.Module) -> str:
     """Of this rank's weights and buffers."""
     whole = hashlib.sha256()
@@ -234,6 +250,7 @@ def probes_of(count: int) -> Callable[[str, Path], Found]:
             "logged": logged(run),
             "weights": digest(net),
             "files": len(list(folder.glob("*tfevents*"))),
+            "recorded": recorded(folder) if RANK == 0 else {},  # the others don't wait for its disk
         }
 
     return scene
@@ -263,6 +280,39 @@ def accumulated(kind: str, folder: Path) -> Found:
     plain = digest(fit(kind, folder / "a", None, **given)[1])
     methods = {**METHODS, "mine": calls_backward}
     run, net = fit(kind, folder / "b", SaliencyMonitor(methods, 5, on_error="raise"), **given)
+    return {"same": digest(net) == plain, "logged": logged(run)}
+
+
+class Rooted(Normed):
+    """A part of its weights belongs to no part of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.features(x)) + self.bias
+        return scores
+
+
+class ShardedRooted(Rooted, Sharded):
+    """The same, sharded by its author."""
+
+
+def audited(kind: str, folder: Path) -> Found:
+    """Audits while gradients wait, also those of weights at the root."""
+    given: dict[str, Any] = {
+        "accumulate_grad_batches": 3,
+        "val_check_interval": 2,
+        "limit_train_batches": 4,
+        "max_epochs": 1,
+    }
+    make = ShardedRooted if kind == "fsdp2" else Rooted
+    plain = digest(fit(kind, folder / "a", None, net=make(), **given)[1])
+    methods: Any = {"gradient": "saliency", "cam": "grad_cam"}
+    audits = Audits(1, Faithfulness(steps=3))
+    monitor = SaliencyMonitor(methods, 5, audits=audits, on_error="raise")
+    run, net = fit(kind, folder / "b", monitor, net=make(), **given)
     return {"same": digest(net) == plain, "logged": logged(run)}
 
 
@@ -405,6 +455,7 @@ SCENES: dict[str, Callable[[str, Path], Found]] = {
     **{f"probes {count}": probes_of(count) for count in (1, 3, 7, 64)},
     "alone": alone,
     "accumulated": accumulated,
+    "audited": audited,
     "by name": by_name,
     "a method": survived(methods=broken(1)),
     "a target": survived(target=target(KeyError("boom"), 1)),

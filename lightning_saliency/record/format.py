@@ -164,6 +164,11 @@ def number(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
+def finite(values: Iterable[float]) -> list[float | None]:
+    """The same numbers; None where one is not finite."""
+    return [value if math.isfinite(value) else None for value in values]
+
+
 def rounded(values: Iterable[float]) -> list[float | None]:
     """Each with 5 significant digits; None where it is not finite."""
     return [number(float(value)) for value in values]

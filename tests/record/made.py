@@ -85,9 +85,9 @@ EVENTS = (
 
 def _drift(index: int) -> dict[str, NDArray[np.float32]]:
     if index == 0:
-        return {}
+        return {"peaks": peaks(0)}
     drift = np.array([0.0, 1.23456789e-5, np.nan], dtype=np.float32) * index
-    return {"drift_previous": drift, "drift_first": 2 * drift}
+    return {"drift_previous": drift, "drift_first": 2 * drift, "peaks": peaks(index)}
 
 
 @dataclass

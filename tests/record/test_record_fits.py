@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from boards import seen
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -22,7 +23,8 @@ from twin_runs import gap, gaps, run
 from lightning_saliency import ConfigurationError, SaliencyMonitor
 from lightning_saliency.logs import TAGS
 from lightning_saliency.record import History, read, runs
-from lightning_saliency.record.files import tracks
+from lightning_saliency.record.files import event_files, tracks
+from lightning_saliency.record.files import events as read_events
 from lightning_saliency.record.probes import probe_sheet
 
 pytestmark = [
@@ -102,9 +104,9 @@ def test_every_observation_is_recorded(watched: Watched) -> None:
     assert history.methods == tuple(METHODS)
     for row, (maps, predictions) in enumerate(zip(keeping.maps, keeping.predictions, strict=True)):
         np.testing.assert_array_equal(history.predictions[row], predictions)
-        for name, seen in maps.items():
+        for name, own in maps.items():
             found = history.maps(name)[row]
-            assert np.abs(found - seen.numpy()).max() <= 1 / 254 + 1e-6, name
+            assert np.abs(found - own.numpy()).max() <= 1 / 254 + 1e-6, name
     signs = [history.probes.methods[name]["signed"] for name in METHODS]
     assert signs == [False, True, False]
     assert (history.maps("change") < 0).any()
@@ -132,14 +134,26 @@ def test_its_numbers_are_those_of_the_curves(watched: Watched) -> None:
 
 
 def test_what_the_training_did_is_recorded(watched: Watched) -> None:
-    history, events, *_ = watched
+    history, events, _, folder = watched
     # A scheduler of epochs steps before the epoch's validation.
     assert history.rates == ((0.1,), (0.05,), (0.025,), (0.0125,))
     losses = events.scalars["val_loss"]
     assert history.best == min(losses, key=lambda step: losses[step]) == 5
+    for method in METHODS:  # also in the observation that was written again
+        np.testing.assert_array_equal(
+            history.per_probe[method]["peaks"], history.peaks(method), err_msg=method
+        )
     known = [one["best"] for one in history.observations]
     assert known == [None, None, 1, 5], "the last one is told when the fit has ended"
+    written = [value.tag for event in all_events(folder) for value in event.summary.value]
+    assert written.count("saliency/record/observations") == 4 + 1
+    assert written.count("saliency/record/maps/gradient") == 4
+    assert written.count("saliency/record/probes") == 1
     assert history.events == ((), (), (), ())
+
+
+def all_events(folder: Path) -> list[Any]:
+    return [event for path in event_files(folder) for event in read_events(path)]
 
 
 def test_the_probes_are_as_a_person_knows_them(watched: Watched) -> None:
@@ -237,6 +251,9 @@ def test_a_resumed_fit_goes_on_in_its_folder(tmp_path: Path) -> None:
     later = [one["session"] not in sessions for one in history.observations]
     assert later == [False, False, True, True, True]
     assert tracks(folder)["saliency/record/probes"].steps == [0, 3], "once in each process"
+    # TensorBoard's loader in Python, which shows twice what it is not told twice to take back.
+    lines = seen(folder, "python")["."]
+    assert [step for step, _ in lines["saliency/record/observations"]] == [0, 1, 3, 5, 7]
 
 
 def test_a_resumed_fit_whose_drift_starts_anew(tmp_path: Path) -> None:
@@ -312,8 +329,8 @@ def test_maps_of_other_dimensions(spatial: tuple[int, ...], tmp_path: Path) -> N
 def test_targets_and_scores_of_a_regression(tmp_path: Path) -> None:
     class Regression(Net):
         def loss(self, batch: Any) -> Tensor:
-            outputs: Tensor = self(batch[0])[:, 0]
-            return (outputs - batch[1]).square().mean()
+            error: Tensor = (self(batch[0])[:, 0] - batch[1]).square().mean()
+            return error
 
     data = loader(images(), labels() / 7)
     monitor = SaliencyMonitor(probes=[0, 1, 2], target="output")
@@ -325,19 +342,34 @@ def test_targets_and_scores_of_a_regression(tmp_path: Path) -> None:
     assert sheet.header["target"].startswith("Output")
 
 
+class Saying:
+    """A method of the user's that says that its maps have a sign, though none is below zero."""
+
+    signed = True
+
+    def __call__(self, model: Any, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self.maps(model, inputs, targets)
+
+    def maps(self, model: Any, inputs: Tensor, targets: Tensor) -> Tensor:
+        return inputs[:, 0].abs()
+
+
 def test_undefined_maps_of_a_real_method(tmp_path: Path) -> None:
     def odd(model: Any, inputs: Tensor, targets: Tensor) -> Tensor:
         maps = inputs[:, 0].clone()
         maps[0], maps[1] = float("nan"), 0.5
         return maps
 
-    fit(tmp_path, SaliencyMonitor({"odd": odd}, probes=4), max_epochs=1)
+    methods: Any = {"odd": odd, "says so": Saying(), "does not": Saying().maps}
+    fit(tmp_path, SaliencyMonitor(methods, probes=4), max_epochs=1)
     history = read(tmp_path)
     assert np.isnan(history.peaks("odd")).tolist() == [[True, True, False, False]] * 2
     assert history.numbers["odd/undefined"].tolist() == [0.5, 0.5]
     blob = history.blob("odd", 0)
     assert blob is not None
     assert blob.header["signed"], "it has negative values, though it does not say so"
+    coded = [history.blob(name, 1) for name in ("says so", "does not")]
+    assert [one is not None and one.header["signed"] for one in coded] == [True, False]
 
 
 def nothing(folder: Path) -> bool:

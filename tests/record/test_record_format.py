@@ -257,7 +257,7 @@ def told(found: list[Any]) -> list[tuple[int, float]]:
 
 
 def test_what_a_resumed_fit_takes_back() -> None:
-    first = documents(0, 5, 8, 11)
+    first = documents(0, 5, 6, 8, 11)
     second = documents(9, 14, since=6, session=50.0, first=2)
     third = documents(10, 17, since=10, session=70.0, first=3)
     expected = [(0, 0.0), (5, 0.0), (9, 50.0), (10, 70.0), (17, 70.0)]

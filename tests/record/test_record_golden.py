@@ -49,6 +49,7 @@ def test_the_file_is_read() -> None:
             np.testing.assert_allclose(stored[index], given, atol=1 / 254)
             expected = made.peaks(index)
             np.testing.assert_allclose(history.peaks(method)[index], expected, rtol=5e-6)
+        np.testing.assert_array_equal(history.peaks(method), history.per_probe[method]["peaks"])
     np.testing.assert_array_equal(history.probes.images, made.sheet().images)
     np.testing.assert_array_equal(history.probes.masks, made.sheet().masks)
     assert history.probes.header == made.sheet().header

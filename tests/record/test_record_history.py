@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
 
+from lightning_saliency import board
 from lightning_saliency.record import NewerRecordError, RecordError, read, runs
+from lightning_saliency.record.files import tracks
 
 
 def newer(folder: Path, series: bytes = b'"version":1,"series"') -> Path:
@@ -135,6 +138,33 @@ def test_a_run_in_progress_is_read_at_every_byte(tmp_path: Path) -> None:
 def test_an_end_that_says_nothing(end: bytes, tmp_path: Path) -> None:
     """What a file system leaves at the end of a file after a power cut."""
     assert read(made.run(tmp_path, [0, 10]).write(end)).steps.tolist() == [0, 10]
+
+
+def test_a_damaged_middle_ends_its_file(tmp_path: Path) -> None:
+    run = made.run(tmp_path, [0, 10, 20])
+    run.events[1] = b"\xff" + run.events[1][1:]
+    assert read(run.write()).steps.tolist() == [0]
+
+
+def test_a_restart_takes_back_what_is_at_its_step(tmp_path: Path) -> None:
+    """Of every series of ours, such as the cells, which say of no fit whose they are."""
+    writer = SummaryWriter(str(tmp_path))
+    for step in (0, 5, 6, 8):
+        summary = board.array_summary("saliency/cells/probes", np.full((1, 2), step, np.float32))
+        board.write_summary(writer, summary, step, 0.0)
+    board.begin_again(writer, 6)
+    writer.flush()
+    found = tracks(tmp_path)["saliency/cells/probes"]
+    assert (found.steps, len(found.tensors)) == ([0, 5], 2)
+    board.write_summary(writer, summary, 9, 0.0)
+    board.write_summary(writer, summary, 9, 0.0)  # again: the newest of a step counts
+    writer.close()
+    assert tracks(tmp_path)["saliency/cells/probes"].steps == [0, 5, 9]
+    (steps, arrays) = board.read_arrays(str(tmp_path))["saliency/cells/probes"]
+    assert (steps.tolist(), [one.tolist() for one in arrays[:2]]) == (
+        [0, 5, 9], [[[0, 0]], [[5, 5]]],
+    )  # fmt: skip
+    assert runs(tmp_path) == (), "cells are no record"
 
 
 def test_maps_that_come_later_or_change_their_size(tmp_path: Path) -> None:

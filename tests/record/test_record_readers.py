@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import made
 import numpy as np
@@ -96,11 +97,25 @@ def test_a_new_fit_in_the_same_folder_takes_all_back(reader: Reader, tmp_path: P
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_what_is_torn_at_the_end_is_left_out(reader: Reader, tmp_path: Path) -> None:
+def test_a_later_fit_of_other_probes_hides_what_was_before(reader: Reader, tmp_path: Path) -> None:
+    """Of the same Trainer, which goes on in its folder: the maps of the two are no series."""
+    made.run(tmp_path / "run", [0, 10, 20], name="1").write()
+    given: dict[str, Any] = {"first": 3, "since": 21, "session": 1.8e9, "hash": "f" * 64}
+    folder = made.run(tmp_path / "run", [30, 40], name="2", **given).write()
+    history = read(folder)
+    assert (history.steps.tolist(), history.probes.hash) == ([30, 40], "f" * 64)
+    assert history.maps("gradient").shape[0] == 2
+    lines = seen(tmp_path, reader)["run"]
+    assert [step for step, _ in lines["saliency/record/probes"]] == [0, 30]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("cut", [2, 9], ids=["in its check", "in its data"])
+def test_what_is_torn_at_the_end_is_left_out(cut: int, reader: Reader, tmp_path: Path) -> None:
     whole = made.run(tmp_path / "run", [0, 10, 20])
     folder = whole.write()
     content = whole.path.read_bytes()
-    whole.path.write_bytes(content[:-9])
+    whole.path.write_bytes(content[:-cut])
     assert read(folder).steps.tolist() == [0, 10]
     agrees(seen(tmp_path, reader), folder)
 

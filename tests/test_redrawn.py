@@ -52,12 +52,13 @@ class Wanting(nn.Linear):
 
 
 class Renewing(nn.Linear):
-    """Makes new parameters where it draws them, and notes that it did."""
+    """Makes new parameters where it draws them, and notes that it did, each time elsewhere."""
 
     def reset_parameters(self) -> None:
         self.weight = nn.Parameter(torch.randn(self.out_features, self.in_features))
         self.bias = nn.Parameter(torch.zeros(self.out_features))
-        self.made = getattr(self, "made", 0) + 1
+        self.register_buffer(f"seen{len(self._buffers)}", torch.zeros(1))
+        setattr(self, f"note{len(vars(self))}", 1)
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
@@ -137,6 +138,21 @@ def test_a_part_that_draws_a_share_of_its_weights_draws_that() -> None:
     with redrawn(net):
         assert net.weight[:1000].eq(9).all()
         assert net.weight[1000:].std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_parents_draw_after_their_children() -> None:
+    class Parent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.child = nn.Sequential(nn.Linear(3, 3))
+
+        def reset_parameters(self) -> None:
+            nn.init.ones_(self.child[0].weight)  # type: ignore[arg-type]
+
+    net: Any = Parent()
+    with redrawn(net):
+        assert net.child[0].weight.eq(1).all()
+        assert net.child[0].bias.abs().amax() > 0
 
 
 def test_the_same_seed_draws_the_same_weights() -> None:

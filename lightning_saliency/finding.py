@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency.class_models import ClassModel, as_bytes, class_models
+from lightning_saliency.class_table import class_table
 from lightning_saliency.course import Course
-from lightning_saliency.gallery import Picture, View, drawn
+from lightning_saliency.gallery import SHOWN, Picture, View, drawn
 from lightning_saliency.measures.aggregate import quantiles
 from lightning_saliency.measures.decomposition import tortuosity
 from lightning_saliency.memory import CONCEPTS, Column, Memory
 from lightning_saliency.ranks import Ranks
-from lightning_saliency.readings import Beside, readings, to_host
+from lightning_saliency.readings import PARTS, UNRELIABLE, Beside, readings, to_host
 from lightning_saliency.record.format import Mark
 from lightning_saliency.recording import Entry, Fit, entry, needed
 from lightning_saliency.session import Session
@@ -125,16 +126,40 @@ def found(
     if recorded:
         wanted |= needed(session, seen, now)
     host = to_host(numbers | wanted)
-    scalars = {name: float(host[name]) for name in numbers}
+    scalars = {name: one for name in numbers if _is_said(name, one := float(host[name]))}
     drift = {name: scalars.get(f"{name}/drift_previous", nan) for name in now.series}
     made = entry(session, settings, now, host, index=memory.count) if recorded else None
-    column = Column.of(memory.count, moment.label, host, drift)
+    hidden = {
+        name: host[f"reliability {name}"][:SHOWN] < UNRELIABLE
+        for name in now.series
+        if f"reliability {name}" in host
+    }
+    column = Column.of(memory.count, moment.label, host, drift, hidden)
     memory = memory.after(now, column, _each(host, "previous", now))
     scalars |= _tortuosity(memory.course, _each(host, "first", now))
     classes = settings.class_models.classes if settings.class_models is not None else ()
-    pictures = session.gallery.pictures(View.of(now, then, memory.columns, host, classes))
+    view = View.of(now, then, memory.columns, host, classes, hidden)
+    pictures, texts = session.gallery.pictures(view), _by_class(session, now, host)
     marked = memory.marked(now, settings.reference)
-    return Found(Finding(scalars, pictures, entry=made), now, marked, strangers)
+    return Found(Finding(scalars, pictures, texts, entry=made), now, marked, strangers)
+
+
+def _by_class(
+    session: Session, now: Snapshot, host: Mapping[str, NDArray[np.float32]]
+) -> dict[str, str]:
+    """The table of the classes, of the first method; none where there is nothing before."""
+    method = next(iter(now.series))
+    if "flipped" not in host or f"previous {method}" not in host:
+        return {}
+    classes, flipped = host["classes"].astype(np.int64), host["flipped"] > 0
+    drift, names = host[f"previous {method}"], session.probes.classes
+    return {"classes": class_table(method, classes, drift, flipped, names)}
+
+
+def _is_said(name: str, number: float) -> bool:
+    """Whether a number is logged: a part of the drift that no probe has is no curve."""
+    part = name.rpartition("/drift_previous_")[2]
+    return number == number or part not in PARTS
 
 
 def _each(host: Mapping[str, NDArray[np.float32]], other: str, now: Snapshot) -> dict[str, Tensor]:

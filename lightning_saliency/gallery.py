@@ -6,7 +6,8 @@ A picture is a function without arguments: it is drawn and encoded where that ho
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,7 @@ class Gallery:
             title=title,
             signed=method in self.signed,
             since=None if view.step is None else view.reference_label,
+            unreliable=view.hidden.get(method),
         )
 
     def _filmstrip(self, method: str, view: View) -> Picture:
@@ -166,6 +168,7 @@ class View:
         flipped: `(n,)` bool, whether the prediction changed since the previous observation.
         columns: of the filmstrip.
         concepts: the classes whose pictures the columns hold.
+        hidden: method name → `(n,)` bool, which of its maps are noise for the most part.
     """
 
     step: int | None
@@ -178,6 +181,7 @@ class View:
     flipped: NDArray[np.bool_]
     columns: tuple[Column, ...]
     concepts: Sequence[int] = ()
+    hidden: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def moment(self) -> tuple[str, ...]:
@@ -192,6 +196,7 @@ class View:
         columns: tuple[Column, ...],
         host: Mapping[str, NDArray[np.float32]],
         concepts: Sequence[int] = (),
+        hidden: Mapping[str, NDArray[np.bool_]] = MappingProxyType({}),
     ) -> View:
         """The view of an observation that came to the host as `drawn` named things."""
         given = host["predictions"]
@@ -210,6 +215,7 @@ class View:
             flipped=given != host.get("predictions before", given),
             columns=columns,
             concepts=concepts,
+            hidden=hidden,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -52,10 +53,20 @@ class Column:
 
     @classmethod
     def of(
-        cls, index: int, label: str, host: Mapping[str, Any], drift: Mapping[str, float]
+        cls,
+        index: int,
+        label: str,
+        host: Mapping[str, Any],
+        drift: Mapping[str, float],
+        hidden: Mapping[str, Any] = MappingProxyType({}),
     ) -> Column:
-        """The column of an observation that came to the `host` as `gallery.drawn` names things."""
+        """The column of an observation that came to the `host` as `gallery.drawn` names things.
+
+        Maps that are `hidden`, by method and probe, become NaN: they are noise for the most part.
+        """
         maps = {name: torch.from_numpy(host[f"map {name}"][:STRIPS]).half() for name in drift}
+        for name, noisy in hidden.items():
+            maps[name][torch.from_numpy(noisy[:STRIPS])] = torch.nan
         given = torch.from_numpy(host["predictions"][:STRIPS]).long()
         if CONCEPTS not in host:
             return cls(index, label, maps, given, drift)

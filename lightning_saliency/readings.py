@@ -79,13 +79,16 @@ def readings(
         mean over the probes where it is defined; the drift since the previous taken apart, and the
         noise of methods that draw samples, as `logs.TAGS` says; ``magnitude``, ``churn``,
         ``undefined``, ``mask_area``. And the drift of each probe, `(N,)`, by ``{other} {method}``,
-        and the ``reliability {method}``.
+        and the ``reliability {method}``; where they have classes, these as ``classes`` and which
+        ``flipped`` since the previous, all as floats.
     """
     found: dict[str, Tensor] = {}
     steps: dict[str, Tensor] = {}
     flipped = None
     if "previous" in others:
         flipped = others["previous"].predictions != now.predictions
+        if beside.number > 1:
+            steps |= {"flipped": flipped.float(), "classes": beside.classes.float()}
     for method, series in now.series.items():
         earlier = {
             name: other.series[method] for name, other in others.items() if method in other.series

@@ -28,6 +28,7 @@ FLOORS = (
     "telling",
     "sight",
     "finding",
+    "class_table",
     "viewer",
     "recording",
     "opening",

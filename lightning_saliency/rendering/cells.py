@@ -134,10 +134,10 @@ def note_cell(
     return np.asarray(image)
 
 
-def hatched_cell(size: tuple[int, int], lettering: Lettering) -> Bytes:
-    """Draw the cell (*size, 3) of an undefined map: a hatching that no map can look like."""
+def hatched_cell(size: tuple[int, int], lettering: Lettering, note: str = "undefined") -> Bytes:
+    """Draw the cell (*size, 3) of a map that can't be shown: a hatching that no map looks like."""
     image = Image.fromarray(hatching(size))
-    _write_note(image, "undefined", lettering, plate=True)
+    _write_note(image, note, lettering, plate=True)
     return np.asarray(image)
 
 

@@ -8,14 +8,20 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.rendering.arrays import QUIET, SHEET, AnyFloats, Bytes, Floats, plain
+from lightning_saliency.rendering.arrays import QUIET, SHEET, AnyFloats, Bytes, Flags, Floats, plain
 from lightning_saliency.rendering.captions import (
     STRIP_HEIGHT,
     caption_strips,
     check_captions,
     texts_of,
 )
-from lightning_saliency.rendering.cells import Caption, cell_size, map_cells, note_cell
+from lightning_saliency.rendering.cells import (
+    Caption,
+    cell_size,
+    hatched_cell,
+    map_cells,
+    note_cell,
+)
 from lightning_saliency.rendering.colormaps import DIVERGING, Colormap, find_colormap
 from lightning_saliency.rendering.layout import (
     GAP,
@@ -51,6 +57,7 @@ def grid(
     cell: int = 112,
     most: int = 32,
     since: str | None = "the reference",
+    unreliable: Flags | None = None,
 ) -> Bytes:
     """Draw probes in blocks of three cells: image | map over image | change since the reference.
 
@@ -71,6 +78,7 @@ def grid(
         most: Probes beyond this many are left out, and the title says so.
         since: What the reference is, for the legend; None of a picture without a history, whose
             blocks have no third cell.
+        unreliable: (N,), maps that are noise for the most part, and are not shown.
 
     Returns:
         (H, W, 3) uint8, about twice as wide as high.
@@ -92,6 +100,10 @@ def grid(
     cells = [images, overlays]
     if since is not None:
         cells.append(_changes(unit, reference, size, lettering, signed))
+    if unreliable is not None and unreliable[:most].any():
+        noise = hatched_cell(size, lettering, "unreliable")
+        hide = unreliable[:most, None, None, None]
+        cells[1:] = [np.where(hide, noise, one) for one in cells[1:]]
     tiling = grid_tiling(len(pictures), size, len(cells))
     body = tiling.assemble(blocks(cells, captions, lettering))
     _frame_flips(body, tiling, captions)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lightning_saliency.record.files import tracks
 from lightning_saliency.record.format import PLUGIN
@@ -17,11 +19,11 @@ ROOM = 64 * 2**20
 """Bytes of a disk that no picture takes: they are left to numbers and checkpoints."""
 
 
-def image_summary(tag: str, picture: NDArray[np.uint8], encoded: bytes) -> Any:
+def image_summary(tag: str, encoded: bytes) -> Any:
     """The event of one picture: TensorBoard passes an encoded image through untouched."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    height, width, _ = picture.shape
+    width, height = Image.open(BytesIO(encoded)).size
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
     return Summary(value=[Summary.Value(tag=tag, image=image)])
 

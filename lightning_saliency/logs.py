@@ -44,6 +44,12 @@ TAGS = (
         "up to 8 probes × 16 observations, the first and the newest always: the whole history",
     ),
     Tag(
+        "saliency/{method}/movie",
+        "image",
+        "with `movie`, at the end of a fit: the maps of up to 32 probes at up to 50 observations, "
+        "as an animated picture",
+    ),
+    Tag(
         "saliency/class_models",
         "image",
         "one row per class, one column per observation as in the filmstrip: the picture that "

@@ -102,6 +102,8 @@ class SaliencyMonitor(Callback):
         record: pixels of a map's side, 4 to 112, in the record that TensorBoard's Saliency tab and
             `lightning_saliency.record.read` show the whole history from: smaller maps are kept as
             they are. None for no record.
+        movie: at the end of a fit, draw the record as a film that plays in TensorBoard's pictures:
+            ``webp`` (small) or ``gif``. None for none.
 
     Raises:
         ConfigurationError: before the first training step, for anything that can't work; the
@@ -114,6 +116,8 @@ class SaliencyMonitor(Callback):
       flipped
     - ``saliency/{method}/filmstrip`` (image): up to 8 probes × 16 observations, the first and the
       newest always: the whole history
+    - ``saliency/{method}/movie`` (image): with `movie`, at the end of a fit: the maps of up to 32
+      probes at up to 50 observations, as an animated picture
     - ``saliency/class_models`` (image): one row per class, one column per observation as in the
       filmstrip: the picture that maximises the class's score, and the probability it reaches
     - ``saliency/floors`` (image): with `audits`: one row per method: how far its maps move when
@@ -212,6 +216,7 @@ class SaliencyMonitor(Callback):
         audits: int | Audits | None = None,
         alerts: int | Alerts | None = 64,
         record: int | None = 56,
+        movie: Literal["webp", "gif"] | None = None,
     ) -> None:
         self.settings = Settings.of(
             **{key: value for key, value in locals().items() if key not in ("self", "__class__")}

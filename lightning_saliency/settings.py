@@ -16,6 +16,7 @@ from lightning_saliency.calling import Forward, Output
 from lightning_saliency.class_models import ClassModel, resolve_class_models
 from lightning_saliency.errors import ConfigurationError, did_you_mean
 from lightning_saliency.measures import Grounding, Measure, resolve_measures
+from lightning_saliency.movie import FORMATS, MovieFormat
 from lightning_saliency.probes import Fields, Probes
 from lightning_saliency.schedule import Every
 from lightning_saliency.targets import resolve_target
@@ -38,6 +39,7 @@ class Settings:
         needs_masks: whether the user asked for a measure of grounding.
         chunk: how many probes the first pass takes; None for what the data suggest.
         record: the side of a square map in the record at most; None for no record.
+        movie: the format of the film at the end of a fit; None for no film.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Settings:
     audits: Audits | None
     alerts: Alerts | None
     record: int | None
+    movie: MovieFormat | None
 
     @property
     def places(self) -> int:
@@ -98,6 +101,7 @@ class Settings:
             audits=resolve_audits(given["audits"]),
             alerts=resolve_alerts(given["alerts"]),
             record=_checked_record(given["record"]),
+            movie=_checked_movie(given["movie"], given["record"]),
         )
 
     def described(self) -> dict[str, str]:
@@ -174,6 +178,23 @@ def _checked_record(record: Any) -> int | None:
             f"at most, a whole number from {least} to {most}; or None to keep no maps."
         )
     return record
+
+
+def _checked_movie(movie: Any, record: Any) -> MovieFormat | None:
+    """A format, where there is a record to draw the film from; or None."""
+    if movie is None:
+        return None
+    if not isinstance(movie, str) or movie not in FORMATS:
+        raise ConfigurationError(
+            f"movie={movie!r}: give 'webp' (small), 'gif', or None for none. "
+            f"{did_you_mean(movie, FORMATS)}"
+        )
+    if record is None:
+        raise ConfigurationError(
+            f"movie={movie!r} with record=None: the film is drawn from the record. Give record=56, "
+            "or movie=None."
+        )
+    return FORMATS[movie]
 
 
 def _checked_number(argument: str, value: Any, least: int) -> int:

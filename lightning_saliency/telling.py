@@ -7,7 +7,7 @@ wants that.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from lightning_saliency.logs import (
     write_arrays,
     write_texts,
 )
+from lightning_saliency.movie import films
 from lightning_saliency.recording import Entry
 from lightning_saliency.session import Session
 from lightning_saliency.settings import Settings
@@ -153,10 +154,25 @@ class Teller:
             if newest is not None and newest.observation.best != best:
                 record = partial(newest.corrected(best).summary, self._settings.name)
                 self.writer.write(trainer.loggers, {}, newest.observation.step, record)
+            if self._settings.movie is not None:
+                self._film(trainer, newest)
         self.writer.drain()
         with trainers.ranks_of(trainer).agreeing():
             if self._thread_error is not None and self._settings.on_error == "raise":
                 self.failed(trainer, *self._thread_error)
+
+    def _film(self, trainer: Any, newest: Entry | None) -> None:
+        """Draw what is recorded, where there is anything."""
+        if newest is None:
+            self.say(trainer, "draws no movie: nothing was recorded. A TensorBoardLogger keeps it.")
+        else:
+            self.writer.film(trainer.loggers, self._films, newest.observation.step)
+
+    def _films(self, folder: str) -> Iterator[tuple[str, bytes]]:
+        name, movie = self._settings.name, self._settings.movie
+        if movie is not None:
+            for tag, encoded in films(folder, name, movie):
+                yield f"{name}/{tag}", encoded
 
     def _not_written(self, error: BaseException, step: int, what: str) -> None:
         self._count(step)

@@ -19,6 +19,9 @@ Format = Literal["jpeg", "png"]
 Job = Callable[[], None] | None
 """Work for the thread; None ends it."""
 
+Films = Callable[[str], Iterable[tuple[str, bytes]]]
+"""Makes the films of a folder of event files: full tag and encoded picture of each."""
+
 Record = Callable[[bool], Any]
 """Makes the summary of an observation's record; told whether the probes are new to the file."""
 
@@ -86,6 +89,11 @@ class PictureWriter:
         except Exception as error:
             self._failed(error, step, "a picture")
 
+    def film(self, loggers: Iterable[Any], films: Films, step: int) -> None:
+        """Make `films` of what is recorded by then, and write them where that is."""
+        experiments = [board.experiment for board in boards(loggers)]
+        self._submit(lambda: self._film(experiments, films, step, time.time()))
+
     def drain(self) -> None:
         """Wait until everything is written."""
         if self._jobs is not None:
@@ -130,8 +138,7 @@ class PictureWriter:
             self._record(experiments, record, step, now)
         for tag, draw in pictures.items():
             try:
-                picture = draw()
-                summary = image_summary(tag, picture, encode(picture, self._format))
+                summary = image_summary(tag, encode(draw(), self._format))
                 for experiment in experiments:
                     write_summary(experiment, summary, step, now)
             except BaseException as error:  # also what would end a thread
@@ -149,6 +156,15 @@ class PictureWriter:
                 self.introduced.add(folder)
             except BaseException as error:  # also what would end a thread
                 self._failed(error, step, "the record")
+
+    def _film(self, experiments: list[Any], films: Films, step: int, now: float) -> None:
+        for experiment in experiments:
+            try:
+                folder = str(experiment._get_file_writer().get_logdir())
+                for tag, encoded in films(folder):
+                    write_summary(experiment, image_summary(tag, encoded), step, now)
+            except BaseException as error:  # also what would end a thread
+                self._failed(error, step, "the movie")
 
 
 def _work(jobs: queue.SimpleQueue[Job]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.rendering import Caption
-from lightning_saliency.rendering.arrays import FLIP, INK, Bytes
+from lightning_saliency.rendering.arrays import FLIP, INK, SHEET, Bytes
 from lightning_saliency.rendering.film import CLOCK, Film
 
 MOMENTS = [("start", 0), ("epoch 0", 100), ("epoch 1 of a long name", 400)]
@@ -34,7 +34,7 @@ def test_only_the_clock_goes_on() -> None:
 
 @pytest.mark.parametrize(("count", "least"), [(1, 1.0), (5, 0.8), (32, 0.9), (31, 0.9)])
 def test_few_places_are_empty(count: int, least: float) -> None:
-    tiling = film(count).tiling
+    tiling = film(count, cell=112).tiling
     assert count / (tiling.rows * tiling.columns) >= least
     assert tiling.rows * tiling.columns - count < tiling.columns
 
@@ -59,6 +59,15 @@ def test_a_name_says_more_than_two_halves() -> None:
         (frame(one, 0, *[whole] * 3) == frame(one, 0, *[alone] * 3)).all() for one in (tight, roomy)
     ]
     assert same == [True, False]
+
+
+def test_there_is_room_for_all_moments() -> None:
+    one = film(9)
+    ends = []
+    for index in range(3):
+        clock = frame(one, index)[len(one.head) : len(one.head) + CLOCK, : 14 + one._words]
+        ends.append(int(np.flatnonzero((clock != SHEET).any((0, 2)))[-1]))
+    assert ends[0] < ends[1] < ends[2] - 50
 
 
 def test_the_ball_is_where_the_step_is() -> None:

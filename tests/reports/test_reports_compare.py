@@ -49,6 +49,7 @@ def test_a_run_agrees_with_itself(signed: bool, tmp_path: Path) -> None:
     one = run(tmp_path, written.maps(0, T, N, 8, 7, signed=signed))
     found = agreed(one, one)
     assert set(found.values) == ({COSINE} if signed else set()) | {RANKS, TOP}
+    assert found.main == (COSINE if signed else RANKS)
     for values in found.values.values():
         np.testing.assert_array_equal(values, np.ones((T, N)))
     for chance in found.chance.values():

@@ -171,7 +171,8 @@ def _drawing(
         if blob is None:
             raise RecordError(f"the maps of observation {shown[place]} are gone.")
         said = captions(history, shown[place], flips[place], count)
-        return Image.fromarray(film.frame(place, blob.maps[:count], said))
+        noisy = history.unreliable(method, shown[place])[:count]
+        return Image.fromarray(film.frame(place, blob.maps[:count], said, noisy))
 
     return draw
 

@@ -30,6 +30,9 @@ from lightning_saliency.record.versions import (
 
 Floats = NDArray[np.float32]
 
+UNRELIABLE = 0.5
+"""Reliability below which half of a map, or more, is noise."""
+
 
 @dataclass(frozen=True)
 class History:
@@ -147,6 +150,13 @@ class History:
         """Step of the best checkpoint, as far as is known."""
         known = [one["best"] for one in self.observations if one["best"] is not None]
         return int(known[-1]) if known else None
+
+    def unreliable(self, method: str, index: int) -> NDArray[np.bool_]:
+        """`(N,)` which maps of an observation are noise for the most part: not to be looked at."""
+        known = self.per_probe.get(method, {}).get("reliability")
+        if known is None:
+            return np.zeros(len(self.probes), dtype=bool)
+        return np.asarray(known[index] < UNRELIABLE)
 
     def blob(self, method: str, index: int) -> MapBlob | None:
         """One observation's maps as they were stored; None where it has none."""

@@ -17,13 +17,14 @@ from lightning_saliency.rendering.arrays import (
     STRIP,
     AnyFloats,
     Bytes,
+    Flags,
 )
 from lightning_saliency.rendering.captions import (
     STRIP_HEIGHT,
     caption_strips,
     check_captions,
 )
-from lightning_saliency.rendering.cells import Caption, cell_size, map_cells
+from lightning_saliency.rendering.cells import Caption, cell_size, hatched_cell, map_cells
 from lightning_saliency.rendering.colormaps import Colormap, find_colormap
 from lightning_saliency.rendering.layout import Tiling, compose, misfit, sheet_width
 from lightning_saliency.rendering.legend import MARGIN, Key, MarkKey, header, scale_key
@@ -65,13 +66,20 @@ class Film:
     judged: bool = True
     cell: int = 112
 
-    def frame(self, index: int, maps: AnyFloats, captions: Sequence[Caption]) -> Bytes:
+    def frame(
+        self,
+        index: int,
+        maps: AnyFloats,
+        captions: Sequence[Caption],
+        unreliable: Flags | None = None,
+    ) -> Bytes:
         """Draw one observation: each map over its picture, on its own scale.
 
         Args:
             index: Of the observation, in 0..T−1.
             maps: (N, *spatial); one with a non-finite value is drawn hatched.
             captions: One for each probe; framed where the prediction changed.
+            unreliable: (N,), maps that are noise for the most part, and are not shown.
 
         Returns:
             (H, W, 3) uint8, of one size for all frames.
@@ -80,6 +88,8 @@ class Film:
         planes = to_planes(maps, maps.shape[1:])
         unit = normalise(shrink_maps(planes, self.size), signed=self.signed)
         cells = map_cells(unit, self.size, self.colours, self.lettering, over=self.images)
+        if unreliable is not None and unreliable.any():
+            cells[unreliable] = hatched_cell(self.size, self.lettering, "unreliable")
         said = [self._fitting(caption) for caption in captions]
         strips = caption_strips(said, self.size[1], self.lettering)
         body = self.tiling.assemble(np.concatenate([cells, strips], axis=1))

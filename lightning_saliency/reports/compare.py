@@ -129,9 +129,16 @@ def _explained(found: Sequence[Agreement], a: History, b: History) -> str:
         "maps have in common anyway. Maps are as recorded, in 8 bits."
     )
     for one in found:
+        pair = one.pairs[-1]
         said = [run.probes.methods.get(one.method, {}).get("words") for run in (a, b)]
         if said[0] != said[1]:
             lines.append(f"Note: {one.method} is {said[0]} in A and {said[1]} in B.")
+        noisy = a.unreliable(one.method, pair.a) | b.unreliable(one.method, pair.b)
+        if noisy.any():
+            lines.append(
+                f"Note: maps of {one.method} are noise for the most part for {int(noisy.sum())} "
+                "probes, in one run or both: what differs there may be noise."
+            )
     targets = [str(run.probes.header.get("target")) for run in (a, b)]
     if targets[0] != targets[1]:
         lines.append(f"Note: A explains {targets[0]}, B {targets[1]}.")

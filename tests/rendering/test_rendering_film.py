@@ -50,6 +50,21 @@ def test_a_change_is_framed() -> None:
     assert around <= yellow[1] - yellow[0] < around + 200
 
 
+def test_a_map_of_noise_is_not_shown() -> None:
+    one = film()
+    maps = np.random.default_rng(1).random((3, 4, 4), dtype=np.float32)
+    given = [Caption("cat")] * 3
+    shown, hidden = one.frame(0, maps, given), one.frame(0, maps, given, np.array([0, 1, 0]) > 0)
+    others = [one.frame(0, maps + 5 * np.eye(3)[at][:, None, None], given) for at in range(3)]
+    differ = (shown != hidden).any((0, 2))
+    where = [(shown != other).any((0, 2)) for other in others]
+    assert differ.any()
+    assert not (differ & ~where[1]).any(), "the second, and no other"
+    undefined = maps.copy()
+    undefined[1] = np.nan
+    assert (one.frame(0, undefined, given) != hidden).any(), "it says why"
+
+
 def test_a_name_says_more_than_two_halves() -> None:
     """Where names are long, the prediction is written whole, and alone."""
     whole = Caption("wolf hound", "wolf hound", probability=0.5)

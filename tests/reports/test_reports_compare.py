@@ -107,6 +107,15 @@ def test_undefined_maps_and_other_classes_are_left_out(
     assert "1 probes are explained for other classes, and left out" in text
 
 
+def test_maps_of_noise_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given, sure = written.maps(0, T, N, 5), [0.9] * N
+    run(tmp_path / "a", given, reliability=sure)
+    run(tmp_path / "b", given, reliability=[0.4, 0.49, np.nan, 0.5, 0.6, 0.7])
+    text = compared(capsys, tmp_path / "a", tmp_path / "b")
+    assert "maps of gradient are noise for the most part for 2 probes" in text
+    assert "noise" not in compared(capsys, tmp_path / "a", tmp_path / "a")
+
+
 def test_maps_of_other_sizes_are_brought_together(tmp_path: Path) -> None:
     coarse = written.maps(0, T, N, 4, 4)
     fine = np.repeat(np.repeat(coarse, 2, 2), 2, 3)

@@ -14,9 +14,10 @@ import written
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_saliency import ConfigurationError, SaliencyMonitor
+from lightning_saliency import ConfigurationError, SaliencyMonitor, readings
 from lightning_saliency.movie import COLOURS, HOLD, MovieFormat, films, movie
 from lightning_saliency.record import History, RecordError, read
+from lightning_saliency.record.history import UNRELIABLE
 from lightning_saliency.rendering.arrays import FLIP
 from lightning_saliency.reports.export import export
 
@@ -121,6 +122,16 @@ def test_a_change_of_the_prediction_is_framed_when_it_shows(tmp_path: Path) -> N
     legend, *_ = counts = [int(one.sum()) for one in yellow]
     assert counts[2] > legend + 4 * 300
     assert max(counts[1], counts[3]) < legend + 50
+
+
+def test_maps_of_noise_are_hidden_as_in_the_grid(tmp_path: Path) -> None:
+    assert UNRELIABLE == readings.UNRELIABLE
+    seen = history(tmp_path, reliability=[0.9, 0.4, 0.4, 0.4])
+    whole = history(tmp_path / "whole", reliability=[0.9, np.nan, 0.5, 0.6])
+    shown, hidden = (next(frames(movie(one, "gradient")))[0] for one in (whole, seen))
+    changed = [np.abs(hidden - shown)[-140:-30, 14 + 122 * at :][:, :112].max() for at in (0, 1)]
+    assert changed[0] < 30
+    assert changed[1] > 60
 
 
 def test_a_gif_has_one_palette(tmp_path: Path) -> None:

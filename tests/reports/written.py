@@ -65,6 +65,7 @@ def run(
     marks: Mapping[int, Sequence[Mark]] | None = None,
     numbers: Mapping[int, Mapping[str, float]] | None = None,
     best: int | None = None,
+    reliability: Sequence[float] | None = None,
     **probes: Any,
 ) -> Path:
     """The event file of a run with these maps `(T, N, *spatial)`, by method; its folder.
@@ -76,6 +77,7 @@ def run(
         count, {name: bool((one < 0).any()) for name, one in given.items()}, **probes
     )
     predicted = np.tile(np.arange(count) % 3, (length, 1)) if predictions is None else predictions
+    known = {} if reliability is None else {"reliability": np.array(reliability)}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"events.out.tfevents.{monitor.replace('/', '.')}"
     with file.open("wb") as stream:
@@ -91,7 +93,9 @@ def run(
                 hash=introduced.hash,
                 predictions=predicted[index],
                 confidence=np.linspace(0.5, 1, count),
-                methods={name: {"drift_first": np.full(count, 0.1 * index)} for name in given},
+                methods={
+                    name: {"drift_first": np.full(count, 0.1 * index)} | known for name in given
+                },
                 numbers=(numbers or {}).get(index, {}),
                 rates=(0.1,),
                 best=best,

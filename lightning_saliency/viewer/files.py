@@ -28,6 +28,7 @@ MODULES = (
     "host.js",
     "inspector.js",
     "keys.js",
+    "library.js",
     "looks.js",
     "marks.js",
     "matrix.js",

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback
 from lightning_saliency import SaliencyMonitor
 from lightning_saliency.record import read
 from lightning_saliency.record.format import decode_maps, encode_maps
+from lightning_saliency.rendering.colormaps import DIVERGING, SEQUENTIAL, Colormap
 
 SECOND = ".cell:nth-child(2) canvas"
 
@@ -146,6 +147,8 @@ def test_the_matrix_is_sorted_by_drift_and_leads_to_its_places(tab: seen.Tab) ->
     tab.open(run="one", view="matrix", measure="drift_first")
     assert tab.colours(".matrix canvas") > 20
     tab.click(".matrix", 160, 40).shows(0)
+    first = tab.one(".names p").text
+    assert tab.press(seen.UP).one(".names p").text == first
     found = [drift(tab)]
     for _ in range(3):
         tab.press(seen.DOWN)
@@ -231,7 +234,7 @@ def test_labels_are_text(tab: seen.Tab) -> None:
     assert tab.one(".names h1").text == "<i>left</i>"
     happened = tab.one(".happenings").get_attribute("textContent")
     assert "The <b>top</b> left cell." in happened
-    assert tab.all("b, img, .cell i") == []
+    assert tab.all("b, img, i:not(.key > i)") == []
     assert [one.get_attribute("textContent") for one in tab.all("strong")].count("Region alert.")
     assert "broken in" not in tab.driver.title
 
@@ -243,6 +246,16 @@ def test_maps_of_another_fit_at_the_same_step_are_not_shown(tab: seen.Tab) -> No
     assert tab.pixels(SECOND) == stale  # hatched, both
     tab.press(seen.RIGHT).shows(20)
     assert tab.pixels(SECOND) != stale
+
+
+def test_maps_that_are_noise_are_not_shown(tab: seen.Tab) -> None:
+    noisy = f"#probe-{data.NOISY} canvas"
+    tab.open(run="one", step=40, method="change")
+    hatched = tab.pixels(noisy)
+    tab.press(seen.RIGHT).shows(50)
+    assert tab.pixels(noisy) == hatched
+    tab.pick("Method", "gradient").shows(50)
+    assert tab.pixels(noisy) != hatched
 
 
 def test_what_can_not_be_shown_is_said(tab: seen.Tab) -> None:
@@ -325,12 +338,15 @@ def test_maps_are_decoded_and_painted_as_python_does(tab: seen.Tab, logs: Path) 
         assert found["signed"] is signed
         assert found["defined"] == [probe != 3 for probe in range(data.N)]
         np.testing.assert_array_equal(found["planes"], decode_maps(blob).levels.reshape(data.N, -1))
-    blob, probe = history.blobs["gradient"][4], 2
+    hot = np.random.default_rng(0).random((data.N, 40, 40), dtype=np.float32) / 2
+    hot[:, 7, 3] = 1  # one place alone, which is not to darken the others
+    blobs = [history.blobs["gradient"][4], encode_maps(hot, np.ones(data.N), step=0)]
+    for blob in blobs:
+        assert blob is not None
+        assert painted_otherwise(tab, blob, 2, SEQUENTIAL) < 0.05
+    blob = history.blobs["change"][4]
     assert blob is not None
-    levels = decode_maps(blob).levels[probe] / 255
-    top = np.sort(levels.ravel())[-1 - int(0.005 * (levels.size - 1))]
-    expected = np.clip(levels / top, 0, 1) * 255
-    np.testing.assert_allclose(painted(tab, blob, probe), expected, atol=1)
+    assert painted_otherwise(tab, blob, 2, DIVERGING) < 0.05
     for shape in ((7,), (5, 4, 3)):  # a signal is a row; of a volume the middle slice is seen
         drawn = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
         drawn /= drawn.reshape(2, -1).max(1).reshape(2, *[1] * len(shape))
@@ -356,8 +372,10 @@ def decoded(tab: seen.Tab, blob: bytes) -> Any:
     )
 
 
-def painted(tab: seen.Tab, blob: bytes, probe: int) -> Any:
-    """Grey levels of a bare map, one pixel for each place."""
+def painted_otherwise(tab: seen.Tab, blob: bytes, probe: int, colours: Colormap) -> float:
+    """The share of colours that are not Python's; none is more than an entry of the table off."""
+    maps = decode_maps(blob).maps[probe]
+    top = np.sort(np.abs(maps).ravel())[-1 - int(0.005 * (maps.size - 1))]
     found = tab.driver.execute_async_script(
         """
         const [bytes, probe, side, done] = arguments;
@@ -370,13 +388,14 @@ def painted(tab: seen.Tab, blob: bytes, probe: int) -> Any:
           const gain = 1 / maps.top(probe);
           const pane = {sheet: {draw() {}}, probe, maps, base: null, gain, note: ""};
           const box = {left: 0, top: 0, width: side, height: side};
-          paint(context, box, pane, {opacity: 1, colour: "grey"});
-          const {data} = context.getImageData(0, 0, side, side);
-          done([...data].filter((_, at) => at % 4 === 0));
+          paint(context, box, pane, {opacity: 1, colour: "heat"});
+          done([...context.getImageData(0, 0, side, side).data]);
         });
         """,
         list(blob),
         probe,
-        data.PLACES,
+        len(maps),
     )
-    return np.array(found).reshape(data.PLACES, data.PLACES)
+    off = np.abs(np.array(found).reshape(*maps.shape, 4)[..., :3] - colours(maps / top).astype(int))
+    assert off.max() <= 12
+    return float((off > 0).mean())

@@ -91,8 +91,7 @@ class Tab:
 
     def settled(self) -> Tab:
         """Wait until all is drawn, or said."""
-        done = ("ready", "empty", "error")
-        wait(lambda: self.state in done, "the tab")
+        wait(lambda: self.do(_SETTLED), "the tab")
         return self
 
     def do(self, code: str, *given: Any) -> Any:
@@ -229,6 +228,12 @@ class Tab:
         ]
 
 
-LEFT, RIGHT, HOME, END, DOWN = (
-    Keys.ARROW_LEFT, Keys.ARROW_RIGHT, Keys.HOME, Keys.END, Keys.ARROW_DOWN,
+_SETTLED = """
+    const root = document.querySelector("main");
+    const done = ["ready", "empty", "error"].includes(root?.dataset.state);
+    return done && !root.hasAttribute("aria-busy");
+"""
+
+LEFT, RIGHT, UP, DOWN, HOME, END = (
+    Keys.ARROW_LEFT, Keys.ARROW_RIGHT, Keys.ARROW_UP, Keys.ARROW_DOWN, Keys.HOME, Keys.END,
 )  # fmt: skip

@@ -20,6 +20,9 @@ from lightning_saliency.record.summaries import summary
 
 N, SIDE, PLACES = 12, 28, 14
 STEP = 10
+NOISY = 6
+"""A probe whose maps are unreliable, of the method that draws samples."""
+
 BEGAN = 1.7e9
 
 MARKUP = "<img src=x onerror=\"document.title='broken in'\"><b>bold</b>"
@@ -156,6 +159,8 @@ class Run:
     def _numbers(self, method: str, blob: bytes) -> dict[str, NDArray[Any]]:
         peaks = np.array(decode_header(blob)[0]["peaks"], dtype=np.float64)
         known: dict[str, NDArray[Any]] = {"peaks": peaks}
+        if method == "change":
+            known["reliability"] = np.where(np.arange(N) == NOISY, 0.3, 0.9)
         drawn = self._maps[method]
         if len(drawn) > 1:
             known["drift_previous"] = _cosine(drawn[-1], drawn[-2])

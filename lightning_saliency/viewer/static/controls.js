@@ -43,7 +43,7 @@ export class Controls {
 
   runs() {
     const { app } = this;
-    const rows = app.index.runs;
+    const rows = app.library.index.runs;
     const words = (row) => (rows.some((one) => one.run === row.run && one.monitor !== row.monitor) ? `${row.run} · ${row.monitor}` : row.run);
     const options = rows.map((row) => [`${row.run}\n${row.monitor}`, words(row)]);
     const now = app.a ? app.a.id : "";

@@ -257,12 +257,13 @@ export class Curves {
     context.save();
     context.lineJoin = "round";
     context.strokeStyle = app.colours.ground;
-    context.lineWidth = 4.5;
+    const dense = run.length > (this.axis.right - this.axis.left) / 2;
+    context.lineWidth = dense ? 2.5 : 4.5;
     context.beginPath();
     this.trace(context, run, valueAt);
     context.stroke();
     context.strokeStyle = colour;
-    context.lineWidth = 2.25;
+    context.lineWidth = dense ? 1.25 : 2.25;
     context.stroke();
     const now = run.at(app.a.steps[app.t]);
     if (!Number.isNaN(valueAt(now))) this.dot(context, this.axis.x(run.steps[now]), this.y(valueAt(now)), colour);
@@ -337,11 +338,11 @@ export class Curves {
   explainLines() {
     const { app } = this;
     const item = (kind, words, colour) => h("span", { class: `key ${kind}`, style: `--key:${colour}` }, h("i"), h("span", { text: words }));
-    const many = app.shown.length === app.a.count ? "all" : `the ${app.shown.length} shown`;
+    const many = app.shown.length === app.a.count ? "" : ` of the ${app.shown.length} shown`;
     const [{ colours }, two] = [app, app.b !== null];
     const items = two ? this.runs.map(([name, run]) => item("solid", run.name, colours[name])) : [item("solid", "chosen", colours.a)];
     const shade = two ? colours.quiet : colours.a;
-    items.push(item("dashed", `median of ${many}`, shade), item("band", "10–90 %", shade));
+    items.push(item("dashed", `median${many}`, shade), item("band", "10–90 %", shade));
     if (this.floors.length > 0) items.push(item("dotted", "floors", app.colours.quiet));
     this.legend.replaceChildren(...items);
     const rows = this.quantilesOf(app.a);

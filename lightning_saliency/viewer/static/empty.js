@@ -19,11 +19,12 @@ export function nothingYet(refused) {
 }
 
 export function noObservation(run) {
+  const lost = run.notes.length > 0;
   return h(
     "div",
     { class: "blank" },
-    h("h1", { text: `“${run.name}” has no observation yet.` }),
-    h("p", { text: `Its ${run.count} probes are recorded. The first observation comes with the first validation; then press TensorBoard’s reload button.` }),
+    h("h1", { text: `“${run.name}” has no observation ${lost ? "that can be shown" : "yet"}.` }),
+    h("p", { hidden: lost, text: `Its ${run.count} probes are recorded. The first observation comes with the first validation; then press TensorBoard’s reload button.` }),
   );
 }
 

@@ -54,7 +54,7 @@ export class Filters {
     const found = new Set();
     for (let probe = 0; probe < app.a.count; probe += 1) {
       const target = app.a.target(probe);
-      if (Number.isInteger(target)) found.add(target);
+      if (app.a.classified && target !== null) found.add(target);
     }
     const options = [...found].sort((one, other) => one - other).map((target) => [String(target), app.a.named(target)]);
     fill(this.klass, [["", "Classes"], ...options], app.state.get("klass"));

@@ -55,7 +55,7 @@ function ofSameFit({ run, t }, maps) {
 export function paneOf(app, one, probe) {
   const pane = { sheet: one.run.sheet, probe, maps: one.maps, base: null, gain: 1, baseGain: 1, note: one.note };
   if (pane.note) return pane;
-  pane.note = lack(one, probe);
+  pane.note = lack(one, probe, app.state.get("method"));
   if (pane.note) return pane;
   pane.gain = gainOf(app, one.run, one.maps, probe);
   if (one.base) {
@@ -65,12 +65,14 @@ export function paneOf(app, one, probe) {
   return pane;
 }
 
-function lack({ maps, base, baseMaps }, probe) {
+function lack({ run, t, maps, base, baseMaps }, probe, method) {
   if (!maps) return "no map";
   if (!maps.defined(probe)) return "undefined";
+  if (run.unreliable(method, t, probe)) return "unreliable";
   if (!base) return "";
   if (!baseMaps) return "none to compare";
   if (baseMaps.size !== maps.size) return "another size";
+  if (base.run.unreliable(method, base.t, probe)) return "unreliable then";
   return baseMaps.defined(probe) ? "" : "undefined then";
 }
 

@@ -12,7 +12,7 @@ const CAPTION = [24, 38]; // in one line; in two, where there is no room
 const NARROW = 132;
 const PADDING = 16;
 const SIZES = { s: 72, m: 112, l: 168 };
-const FIT = [88, 208];
+const FIT = [88, 300];
 
 export class Grid {
   constructor(app) {

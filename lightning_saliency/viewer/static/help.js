@@ -7,7 +7,7 @@ const MEANING = [
   ["Maps", "show where the model’s answer reacts to the input. They are sensitivities: a map that moved says that the model reacts to other pixels, not that it relies on them."],
   ["Drift", "compares the signed map of a probe at two observations: 0 is the same, 1 unrelated, 2 opposite. The class is fixed for each probe."],
   ["Floors", "are the drift of the same probes when nothing that matters changed (1 % jitter, one step) or everything did (other seed, random weights). What stands below an accident’s floor says nothing."],
-  ["Undefined", "maps (constant, or not finite) are hatched, counted nowhere and averaged nowhere."],
+  ["Hatched", "is what is no map: undefined (constant, or not finite; counted nowhere and averaged nowhere), or unreliable (reliability below 0.5: noise for the most part)."],
   ["Shared scale", "makes the maps of one probe comparable over the run in strength as well; each map to its peak compares places only."],
 ];
 

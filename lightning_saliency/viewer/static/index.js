@@ -13,7 +13,10 @@ export function render() {
   document.body.append(root);
   document.documentElement.lang = "en";
   listenToTensorBoard(() => source.reloaded());
-  return viewer.then(({ mount }) => void mount(root, source, { framed: true, styled }));
+  return viewer.then(
+    ({ mount }) => void mount(root, source, { framed: true, styled }),
+    (error) => void (root.textContent = `The Saliency tab can’t be loaded: ${error.message}`),
+  );
 }
 
 function styleSheet() {

@@ -34,7 +34,7 @@ export class Inspector {
         button("before", "Previous probe (↑)", () => app.choose(-1)),
         button("after", "Next probe (↓)", () => app.choose(1)),
       ),
-      h("div", { class: "now" }, this.pictures, this.facts),
+      h("div", { class: "now" }, this.pictures, h("div", { class: "beside" }, this.facts)),
     );
   }
 
@@ -51,12 +51,12 @@ export class Inspector {
   entitle() {
     const { a, probe } = this.app;
     const target = a.target(probe);
-    const whole = Number.isInteger(target);
+    const whole = a.classified && target !== null;
     this.title.textContent = whole ? `${a.probes.classes ? "" : "class "}${a.named(target)}` : a.probes.names[probe];
     const parts = [`probe ${probe + 1} of ${a.count}`];
     if (whole) parts.unshift(a.probes.names[probe]);
     const explained = a.probes.explained[probe];
-    if (Number.isInteger(explained) && explained !== target) parts.push(`explained: ${a.named(explained)}`);
+    if (a.classified && explained !== target) parts.push(`explained: ${a.named(explained)}`);
     this.name.textContent = parts.join(" · ");
     this.name.title = this.name.textContent;
   }
@@ -68,7 +68,7 @@ export class Inspector {
     const room = this.node.clientWidth - 2 * 16;
     const beside = Math.floor((room - FACTS - GAP * count) / count);
     const below = Math.floor((room - GAP * (count - 1)) / count);
-    const wide = Math.min(SIDES[1], beside >= SIDES[0] ? beside : below);
+    const wide = Math.min(SIDES[1], beside >= SIDES[0] && !app.b ? beside : below);
     const high = Math.round(wide / app.a.sheet.aspect);
     while (this.pictures.children.length > count) this.pictures.lastChild.remove();
     while (this.pictures.children.length < count) {
@@ -107,7 +107,7 @@ export class Inspector {
             h("tr", {}, h("td"), ...facts.map(([name, words]) => h("th", { scope: "col", title: words, text: name }))),
             ...runs.map((run, at) => h("tr", {}, h("th", { scope: "row", class: "ab"[at], text: "AB"[at] }), ...facts.map(([, , tell]) => cell(tell(...run))))),
           ];
-    this.facts.classList.toggle("wide", runs.length > 1);
+    this.facts.parentNode.classList.toggle("wide", runs.length > 1);
     this.facts.replaceChildren(h("tbody", {}, ...rows));
   }
 
@@ -134,7 +134,7 @@ export class Inspector {
 }
 
 function cell(value) {
-  return value instanceof Node ? h("td", {}, value) : h("td", { text: value });
+  return value instanceof Node ? h("td", { title: value.textContent }, value) : h("td", { text: value });
 }
 
 function share(value) {

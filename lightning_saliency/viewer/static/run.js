@@ -10,6 +10,8 @@ export const MEASURES = {
   confidence: "Confidence",
 };
 
+const RELIABLE = 0.5; // 1 is noiseless
+
 export class Run {
   constructor(series) {
     this.name = series.run;
@@ -23,6 +25,8 @@ export class Run {
     this.methods = Object.keys(series.probes.methods);
     this.marks = marksOf(this);
     this.memory = new Map();
+    const { targets } = series.probes; // classes, but for a regression's
+    this.classified = Boolean(targets) && targets.every((one) => one === null || Number.isInteger(one));
   }
 
   get length() {
@@ -61,7 +65,7 @@ export class Run {
   // What a probe is called in few letters: its class, where it has one.
   title(probe) {
     const target = this.target(probe);
-    return Number.isInteger(target) ? this.named(target) : this.probes.names[probe];
+    return this.classified && target !== null ? this.named(target) : this.probes.names[probe];
   }
 
   prediction(t, probe) {
@@ -70,7 +74,7 @@ export class Run {
 
   wrong(t, probe) {
     const target = this.target(probe);
-    return Number.isInteger(target) && this.prediction(t, probe) !== target;
+    return this.classified && target !== null && this.prediction(t, probe) !== target;
   }
 
   flipped(t, probe) {
@@ -120,6 +124,11 @@ export class Run {
 
   value(method, measure, t, probe) {
     return this.values(method, measure)[t * this.count + probe];
+  }
+
+  // Whether a map is noise for the most part, as far as its method knows.
+  unreliable(method, t, probe) {
+    return this.measures(method).includes("reliability") && this.value(method, "reliability", t, probe) < RELIABLE;
   }
 
   // The largest and the mean of a probe's values over the run; NaN without any.

@@ -23,7 +23,7 @@ export class Timeline {
     this.toggle = button("play", "Play (space)", () => this.play(!this.playing), { class: "button quiet play" });
     this.pace = h("select", { "aria-label": "Pace", title: "Pace" });
     fill(this.pace, PACES, "200");
-    this.moment = h("div", { class: "moment" }, h("strong"), h("span"));
+    this.moment = h("div", { class: "moment", role: "status" }, h("strong"), h("span"));
     this.hold = button("pin", "Hold this step for comparison (h)", () => app.hold(), { class: "button quiet hold", "aria-pressed": "false" });
     this.node = h(
       "footer",
@@ -72,6 +72,7 @@ export class Timeline {
     this.toggle.replaceChildren(icon(wanted ? "pause" : "play"));
     this.toggle.setAttribute("aria-label", words);
     this.toggle.title = words;
+    this.moment.setAttribute("aria-live", wanted ? "off" : "polite"); // a film is not read out
     if (wanted) this.run();
   }
 

@@ -16,10 +16,9 @@ import { Help } from "./help.js";
 import { Address, followTheme } from "./host.js";
 import { Inspector } from "./inspector.js";
 import { listenToKeys } from "./keys.js";
+import { Library } from "./library.js";
 import { Looks } from "./looks.js";
 import { Matrix } from "./matrix.js";
-import { Run, unlike } from "./run.js";
-import { Sheet } from "./sheet.js";
 import { DEFAULTS, State, fromAddress } from "./state.js";
 import { Timeline } from "./timeline.js";
 import { Tip } from "./tip.js";
@@ -42,7 +41,7 @@ class Viewer {
     this.state = new State();
     this.address = new Address(framed);
     this.cache = new Cache((key) => this.loadMaps(key), HELD);
-    this.index = { runs: [], refused: [] };
+    this.library = new Library(source);
     this.a = this.b = this.sides = this.loading = null;
     this.shown = [];
     this.token = 0;
@@ -96,86 +95,43 @@ class Viewer {
     await this.open();
   }
 
-  // From nothing, or anew.
+  // From nothing, or another run.
   async open() {
     const token = (this.token += 1);
     try {
       this.asked = performance.now();
-      const [index] = await Promise.all([this.source.index(), this.styled]);
+      await Promise.all([this.library.refresh(), this.styled]);
       if (token !== this.token) return;
       this.paintTheme(this.dark, false);
-      this.index = index;
-      await this.take(token, this.wanted(index.runs));
+      await this.take(token);
     } catch (error) {
       if (token === this.token) this.fail(error);
     }
   }
 
-  // The run that was chosen, or the newest.
-  wanted(rows) {
-    const { run, monitor } = this.state.values;
-    const named = rows.find((row) => row.run === run && (monitor === "" || row.monitor === monitor));
-    return named || rows.reduce((best, row) => (best && best.time >= row.time ? best : row), null);
-  }
-
-  async take(token, row) {
-    if (row === null) return this.showBlank(nothingYet(this.index.refused), "empty");
-    const wanted = this.state.get("other");
-    const [a, b] = await Promise.all([this.loadRun(row.run, row.monitor), this.loadOther(wanted, row)]);
+  async take(token) {
+    const { library, root, state } = this;
+    const row = library.wanted(state.get("run"), state.get("monitor"));
+    if (row === null) return this.showBlank(nothingYet(library.index.refused), "empty");
+    const [a, [b, why]] = await Promise.all([library.open(row), library.beside(state.get("other"), row)]);
     if (token !== this.token) return undefined;
-    const sheet = this.sheetOf(a);
-    if (!this.a || this.a.id !== a.id) this.sides = null;
-    Object.assign(this.state.values, { run: row.run, monitor: row.monitor });
-    Object.assign(this, { a, b: this.lay(a, b) });
+    const before = this.a;
+    if (!before || before.id !== a.id) this.sides = null;
+    Object.assign(state.values, { run: row.run, monitor: row.monitor });
+    Object.assign(this, { a, b });
+    this.notices.show([why, ...library.notes(a, b)]);
     this.settle();
     if (a.length === 0) return this.showBlank(noObservation(a), "empty");
     this.derive();
     for (const key of keysOf(sidesAt(this, this.t))) this.cache.get(key).catch(() => {}); // while images come
-    a.sheet = await sheet;
+    await library.illustrate(a, before);
+    if (b) await library.illustrate(b, a);
     if (token !== this.token) return undefined;
-    if (this.b) this.b.sheet = a.sheet; // the same probes
     this.stage.hidden = false;
     this.blank.hidden = true;
+    root.classList.add("opened");
     this.request(["index", "data", "other", "probes", "probe", "step"]);
     return undefined;
-  }
-
-  async loadRun(run, monitor) {
-    const series = await this.source.series(run, monitor);
-    if (series.refused) throw new Error(series.refused);
-    return new Run(series);
-  }
-
-  // The images of a run's probes: those that are here, if they are the same.
-  sheetOf(run) {
-    const { a } = this;
-    const same = a && a.sheet && a.probes.hash === run.probes.hash && a.probes.masks === run.probes.masks;
-    return same ? a.sheet : Sheet.load(run.probes, this.source);
-  }
-
-  // A run beside it is no reason to show none.
-  async loadOther(id, row) {
-    const found = this.index.runs.find((one) => `${one.run}\n${one.monitor}` === id);
-    if (!found || found === row) return null;
-    try {
-      return await this.loadRun(found.run, found.monitor);
-    } catch (error) {
-      return String(error.message);
-    }
-  }
-
-  // The second run, if the two can be laid side by side; and what is to be said of them.
-  lay(a, b) {
-    const why = b === null || typeof b === "string" ? b || "" : unlike(a, b);
-    const beside = why ? null : b;
-    if (!beside) {
-      this.state.values.other = "";
-      if (this.state.get("show") === "runs") this.state.values.show = "map";
-    }
-    const refused = this.index.refused.map((one) => `“${one.run}” is not shown: ${one.why}`);
-    const notes = [a, beside].filter(Boolean).flatMap((run) => run.notes.map((note) => `“${run.name}”: ${note}`));
-    this.notices.show([why, ...notes, ...refused]);
-    return beside;
   }
 
   // What was chosen for another run may not be there.
@@ -184,7 +140,9 @@ class Viewer {
     if (!this.a.methods.includes(values.method)) [values.method] = this.a.methods;
     if (values.probe !== null && !(values.probe >= 0 && values.probe < this.a.count)) values.probe = null;
     if (values.klass !== "" && !this.a.probes.targets) values.klass = "";
+    if (!this.b) values.other = "";
     if (values.show === "chosen" && values.chosen === null) values.show = "map";
+    if (values.show === "runs" && !this.b) values.show = "map";
   }
 
   derive() {
@@ -215,10 +173,13 @@ class Viewer {
 
   // The maps of the moment: at once if they are here, else as soon as they are.
   request(changed) {
+    if (!this.a.sheet) return undefined; // its images are on their way
     this.asked = performance.now();
     const loaded = loadedSides(sidesAt(this, this.t), this.cache);
+    this.current = loaded !== null;
     if (loaded) return this.draw(loaded, true, changed);
     this.tell(changed);
+    this.root.setAttribute("aria-busy", "true");
     this.loading = this.loading || this.load();
     return undefined;
   }
@@ -230,6 +191,7 @@ class Viewer {
         const [sides, { subject, t }] = [sidesAt(this, this.t), this];
         await Promise.all(keysOf(sides).map((key) => this.cache.get(key)));
         const loaded = loadedSides(sides, this.cache);
+        if (this.current) break; // a newer moment needed nothing, and is seen already
         if (loaded && subject === this.subject) this.draw(loaded, false, []);
         if (subject === this.subject && t === this.t) break;
       }
@@ -238,6 +200,7 @@ class Viewer {
       this.root.dataset.state = "error";
     } finally {
       this.loading = null;
+      this.root.removeAttribute("aria-busy");
     }
   }
 
@@ -268,7 +231,7 @@ class Viewer {
   }
 
   tell(changed) {
-    if (!this.colours) return;
+    if (!this.colours || !this.a || !this.a.sheet) return; // a frame has its size before its data
     const names = new Set(changed);
     for (const part of this.parts) part.update(names);
   }
@@ -276,7 +239,17 @@ class Viewer {
   // TensorBoard read its files anew. What is chosen stays; who watched the newest goes on to it.
   async reload() {
     if (this.root.dataset.state === "loading") return;
-    await this.open();
+    const token = (this.token += 1);
+    try {
+      const shown = [this.a, this.b].filter(Boolean);
+      await this.library.refresh();
+      if (token !== this.token) return;
+      const same = this.root.dataset.state === "ready" && shown.every((run) => this.library.fresh(run));
+      if (same) this.tell(["index"]);
+      else await this.take(token);
+    } catch (error) {
+      if (token === this.token) this.notices.show([`TensorBoard’s newest data can’t be read: ${error.message}`]);
+    }
   }
 
   paintTheme(dark, tell = true) {
@@ -292,7 +265,9 @@ class Viewer {
     this.blank.hidden = false;
     this.blank.replaceChildren(node);
     this.root.dataset.state = state;
-    if (!this.a) this.notices.show(this.index.refused.map((one) => `“${one.run}” is not shown: ${one.why}`));
+    this.root.classList.toggle("opened", this.library.index.runs.length > 0); // others can be picked
+    this.timeline.node.classList.add("idle");
+    if (!this.a) this.notices.show(this.library.notes());
     this.controls.update(new Set(["index", "data"]));
     performance.mark("saliency:complete");
   }

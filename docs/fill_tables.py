@@ -1,6 +1,6 @@
 """Put the tables that the benchmarks print into docs/signal.md.
 
-    python docs/signal.py
+    python docs/fill_tables.py
 
 Each benchmark writes its table into `docs/tables/`; this copies them between the marks of the page,
 so that no figure there was typed by hand. Of the power study the page has the parts named below.

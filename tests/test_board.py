@@ -57,6 +57,9 @@ def test_what_others_wrote_is_passed_over(tmp_path: Path) -> None:
     assert board.read_arrays(str(tmp_path)) == {}
     for tag in ("a/cells/probes", "b/cells/probes"):
         board.write_summary(writer, board.array_summary(tag, array(1, 2)), 4, 1.0)
+    of_record = board.array_summary("a/record/maps/gradient", array(2, 2))
+    of_record.value[0].metadata.plugin_data.content = b'{"version": 1}'
+    board.write_summary(writer, of_record, 4, 1.0)
     writer.close()
     found = board.read_arrays(str(tmp_path))
     assert sorted(found) == ["a/cells/probes", "b/cells/probes"]

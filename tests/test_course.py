@@ -31,6 +31,8 @@ def test_a_method_that_rests_keeps_its_path_and_one_that_comes_later_begins() ->
     assert course.drift["b"].tolist() == pytest.approx([0.1])
     assert course.drift["a"][0] == 0.5
     assert course.drift["a"][1].isnan()
+    course = course.gone({}, {"b": 0.3})
+    assert (len(course.drift["a"]), len(course.drift["b"])) == (2, 2)
     assert course.without({"a"}).paths.keys() == course.without({"a"}).drift.keys() == {"b"}
 
 

@@ -78,13 +78,14 @@ class Teller:
         self, trainer: Any, loggers: Any, finding: Finding, step: int, unknown: Session | None
     ) -> None:
         refused = self._ledger.write(loggers, self.tagged(finding.numbers), step)
+        # Who takes no numbers is not asked for more; who takes no words may take pictures.
+        deaf = [logger for logger, _ in refused]
+        hearing = [logger for logger in loggers if logger not in deaf]
         texts = dict(finding.texts)
         if unknown is not None:
             texts["about"] = self._introduction(trainer, unknown)
         refused += write_texts(loggers, self.tagged(texts), step)
         refused += write_arrays(loggers, self.tagged(finding.arrays), step)
-        deaf = [logger for logger, _ in refused]
-        hearing = [logger for logger in loggers if logger not in deaf]
         record = None
         if finding.entry is not None:
             made = finding.entry.told(finding.numbers, finding.events)

@@ -18,6 +18,8 @@ from lightning_saliency.record import read
 from lightning_saliency.record.format import decode_maps, encode_maps
 from lightning_saliency.rendering.colormaps import DIVERGING, SEQUENTIAL, Colormap
 
+pytest_plugins = ["viewer_fixtures"]
+
 SECOND = ".cell:nth-child(2) canvas"
 
 

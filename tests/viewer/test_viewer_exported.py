@@ -13,6 +13,8 @@ from selenium import webdriver
 from lightning_saliency.reports.compare import compare
 from lightning_saliency.reports.export import export
 
+pytest_plugins = ["viewer_fixtures"]
+
 SECOND = ".cell:nth-child(2) canvas"
 
 

@@ -27,6 +27,8 @@ from lightning_saliency.viewer import files
 from lightning_saliency.viewer.plugin import PLUGIN as SERVED
 from lightning_saliency.viewer.plugin import SaliencyLoader
 
+pytest_plugins = ["viewer_fixtures"]
+
 ROOT = "/data/plugin/saliency/"
 
 

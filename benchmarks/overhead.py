@@ -5,8 +5,9 @@
 
 Ten classes of structured 32 × 32 images, random crops and flips, a small resnet, a validation
 after each epoch. Three fits: without the monitor, with the default one, and with SmoothGrad of 64
-samples under ``budget=0.01``. They take turns, epoch by epoch in one process: what slows the
-machine slows all of them. The share that the monitor's own clock tells stands beside: it does not
+samples under ``budget=0.01``. They take turns in one process, from the middle of one epoch to that
+of the next: what slows the machine slows all of them, and what a monitor draws after an observation
+it draws beside its own fit. The share that the monitor's own clock tells stands beside: it does not
 see what its thread takes from the training by drawing, the ratio does.
 """
 
@@ -127,6 +128,8 @@ class Turns:
 
     def pass_on(self, name: str, *, ended: bool = False) -> None:
         """End a turn, and wait for the next unless the fit ended."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # what a GPU was told to do is of this turn
         self.rounds[name].append(self._clock() - self._own.begun)
         place, left = self._order.index(name), time.perf_counter()
         following = self._order[(place + 1) % len(self._order)]
@@ -139,7 +142,9 @@ class Turns:
         self._own.stood += time.perf_counter() - left
         self._own.begun = self._clock()
 
-    monotonic = staticmethod(time.monotonic)
+    def __getattr__(self, name: str) -> Any:
+        """All other clocks are those of everybody."""
+        return getattr(time, name)
 
     def perf_counter(self) -> float:
         """Seconds of this thread's turns: what the monitor takes for the time."""
@@ -152,13 +157,15 @@ class Told(Callback):
     def __init__(self, name: str, turns: Turns) -> None:
         self.name, self.turns = name, turns
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        watching: Any = trainer
-        for one in watching.callbacks:
-            if isinstance(one, SaliencyMonitor):
-                one._teller.writer.drain()  # what it draws is of its own turn
-        if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+    def on_train_batch_end(self, trainer: Trainer, *given: Any) -> None:
+        if given[-1] == int(trainer.num_training_batches) // 2:
+            watching: Any = trainer
+            for one in watching.callbacks:
+                if isinstance(one, SaliencyMonitor):
+                    one._teller.writer.drain()  # what it draws is of its own turn
             self.turns.pass_on(self.name)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         print(f"  {self.name}: epoch {trainer.current_epoch + 1}", flush=True)
 
 
@@ -183,9 +190,10 @@ def fit(callbacks: list[Callback], data: list[TensorDataset], given: Any) -> Own
 def in_turns(
     fits: Mapping[str, list[Callback]], data: list[TensorDataset], given: Any
 ) -> tuple[Mapping[str, list[float]], dict[str, Own]]:
-    """Seconds of each epoch of each fit, the first with the start; and what monitors logged."""
+    """Seconds of each turn of each fit, the first with the start; and what monitors logged."""
     turns = Turns(list(fits), CLOCKS[given.clock])
     found: dict[str, Own] = {}
+    failed: list[Exception] = []
     for module in (progress, monitor):
         setattr(module, "time", turns)  # noqa: B010
 
@@ -194,6 +202,8 @@ def in_turns(
         torch.set_num_threads(given.threads)
         try:
             found[name] = fit([*callbacks, Told(name, turns)], data, given)
+        except Exception as error:
+            failed.append(error)
         finally:
             turns.pass_on(name, ended=True)
 
@@ -203,6 +213,8 @@ def in_turns(
     turns.start()
     for thread in threads:
         thread.join()
+    for error in failed:
+        raise error
     return turns.rounds, found
 
 
@@ -229,7 +241,7 @@ def main(given: Any) -> None:
     print(
         f"\n{given.train:,} + {given.val:,} images, {given.epochs} epochs, {given.device}, "
         f"{given.threads} thread, {given.clock} clock: {sum(seconds['without']):.0f} s without the "
-        f"monitor\n{'':32}{'÷ without':>10}{'an epoch':>20}{'share':>8}{'taken':>7}{'s each':>8}"
+        f"monitor\n{'':32}{'÷ without':>10}{'a turn':>20}{'share':>8}{'taken':>7}{'s each':>8}"
     )
     for name, own in logged.items():
         if own:

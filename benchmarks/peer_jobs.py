@@ -184,6 +184,7 @@ def _captum(case: Case) -> dict[str, Job]:
     noisy = partial(job, attr.NoiseTunnel(attr.Saliency(net)), abs=False, stdevs=0.5)
     noisy = partial(noisy, nt_samples=samples, nt_samples_batch_size=folded)
     cells = own.KernelSHAP(cells=2).bind(None, case.inputs[:1]).labels.long()  # type: ignore
+    cells = cells.to(case.inputs.device)
     coalitions = {"feature_mask": cells[:, None], "n_samples": count}
     coalitions |= {"perturbations_per_eval": count}
     jobs = {

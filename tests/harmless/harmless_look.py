@@ -7,7 +7,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,25 +88,34 @@ class Result:
         )
 
 
-def look(cell: Cell) -> Result:
+def look(cell: Cell, device: str = "cpu") -> Result:
     """Run the cell in this process, with and without the monitor, and compare."""
+    return compared(str(cell), setup_of(cell, device), monitor, LOOKED)
+
+
+def compared(
+    name: str,
+    setup: Setup,
+    watching: Callable[[Setup], SaliencyMonitor],
+    looked: Collection[str],
+) -> Result:
+    """Run a setup in this process, with and without a monitor that logs what is to be looked at."""
     begun, doing = time.perf_counter(), "without the monitor"
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            setup = setup_of(cell)
             bare = twin(setup, list, Path(folder) / "bare")
             doing = "with the monitor"
-            watched = twin(setup, lambda: [monitor(setup)], Path(folder) / "watched")
+            watched = twin(setup, lambda: [watching(setup)], Path(folder) / "watched")
             found = gaps(bare, watched)
             off = kept_off([str(one.message) for one in told if of_the_monitor(one)])
     except Exception as error:
-        return Result(str(cell), error=f"{doing}: {in_short(error)}")
+        return Result(name, error=f"{doing}: {in_short(error)}")
     observed = watched.observed
     return Result(
-        str(cell),
+        name,
         found,
-        observed=observed.keys() >= LOOKED,
+        observed=observed.keys() >= set(looked),
         failures=observed.get("saliency/failures", 0.0),
         off=off,
         seconds=round(time.perf_counter() - begun, 1),

@@ -50,14 +50,15 @@ COMPILED: dict[str, Any] = {
 }
 
 
-def setup_of(cell: Cell) -> Setup:
-    """What `twin_runs.run` runs."""
+def setup_of(cell: Cell, device: str = "cpu") -> Setup:
+    """What `twin_runs.run` runs, on ``cpu`` or on ``cuda``."""
     options = {"precision": cell.precision, **LOOPS.get(cell.loop, {})}
     if cell.loop == "clipping" and cell.ranks == "FSDP1":
         options["gradient_clip_algorithm"] = "value"  # the norm is refused: no rank knows it
     if cell.ranks == "DDP static":
         options.pop("accumulate_grad_batches", None)  # refused: see `harmless_cells.refused`
-    if cell.precision == "16-mixed":
+    if device == "cuda" or cell.precision == "16-mixed":
+        # Without, two trainings differ there though nobody looks.
         options |= {"accelerator": "cuda", "deterministic": True}
     net = NETS.get(cell.loop, Net)
     averages: dict[str, Any] = {"EMA": "after", "SWA": "swa"}

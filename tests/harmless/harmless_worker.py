@@ -29,7 +29,11 @@ HERE = Path(__file__).resolve()
 
 
 def results(
-    cells: Sequence[Cell], ranks: int, log: Path, patience: float = PATIENCE
+    cells: Sequence[Cell],
+    ranks: int,
+    log: Path,
+    patience: float = PATIENCE,
+    device: str = "cpu",
 ) -> Iterator[Result]:
     """What became of each cell, in order, joined over the ranks.
 
@@ -38,22 +42,23 @@ def results(
         ranks: processes of the job; they stay the same from cell to cell until one raises.
         log: file for what the workers print.
         patience: seconds that one cell may take.
+        device: ``cpu``, or ``cuda`` for cells of one process.
     """
     left = list(cells)
     while left:
-        for result in _until_one_raises(tuple(left), ranks, log, patience):
+        for result in _until_one_raises(tuple(left), ranks, log, patience, device):
             left.pop(0)
             yield result
 
 
 def _until_one_raises(
-    cells: Sequence[Cell], ranks: int, log: Path, patience: float
+    cells: Sequence[Cell], ranks: int, log: Path, patience: float, device: str
 ) -> Iterator[Result]:
     with ExitStack() as scope, selectors.DefaultSelector() as answers:
         printed = scope.enter_context(log.open("a"))
         port = _free_port()
         for rank in range(ranks):
-            worker, answer = _start(cells, rank, ranks, port, printed)
+            worker, answer = _start([device, *map(str, cells)], rank, ranks, port, printed)
             scope.callback(_end, worker)
             answers.register(scope.enter_context(answer), selectors.EVENT_READ, rank)
         for cell in cells:
@@ -89,7 +94,7 @@ def _answers_to(
 
 
 def _start(
-    cells: Sequence[Cell], rank: int, ranks: int, port: int, printed: IO[str]
+    given: Sequence[str], rank: int, ranks: int, port: int, printed: IO[str]
 ) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     """A worker, and where its answers are read."""
     read, write = os.pipe()
@@ -106,7 +111,7 @@ def _start(
     path = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent), *filter(None, sys.path)])
     settings = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
     worker = subprocess.Popen(
-        [sys.executable, str(HERE), str(write), *map(str, cells)],
+        [sys.executable, str(HERE), str(write), *given],
         env=settings | (of_a_job if ranks > 1 else {}),
         pass_fds=(write,),
         stdin=subprocess.DEVNULL,
@@ -133,13 +138,13 @@ def _free_port() -> int:
         return port
 
 
-def answer(descriptor: int, cells: Sequence[str]) -> None:
+def answer(descriptor: int, device: str, cells: Sequence[str]) -> None:
     """Run the cells in this process, until one raises."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with os.fdopen(descriptor, "w") as answers:
         for name in cells:
             print(f"--- {name}", flush=True)
-            result = look(Cell.named(name))
+            result = look(Cell.named(name), device)
             answers.write(result.line() + "\n")
             answers.flush()
             if result.error:
@@ -148,4 +153,4 @@ def answer(descriptor: int, cells: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    answer(int(sys.argv[1]), sys.argv[2:])
+    answer(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -6,7 +6,8 @@ import { paint } from "./paint.js";
 import { MEASURES } from "./run.js";
 import { percent, short } from "./words.js";
 
-const SIDES = [88, 148]; // of a picture
+const SIDES = [72, 148]; // of a picture
+const REST = [690, 720]; // height of all that is to be seen beside the pictures, of one run and of two
 const FACTS = 148; // room for the numbers beside the pictures
 // In a column, and at the head of one.
 const NAMES = {
@@ -68,7 +69,8 @@ export class Inspector {
     const room = this.node.clientWidth - 2 * 16;
     const beside = Math.floor((room - FACTS - GAP * count) / count);
     const below = Math.floor((room - GAP * (count - 1)) / count);
-    const wide = Math.min(SIDES[1], beside >= SIDES[0] && !app.b ? beside : below);
+    const most = Math.min(Math.max(app.root.clientHeight - REST[app.b ? 1 : 0], 88), SIDES[1]);
+    const wide = Math.min(most, beside >= SIDES[0] && !app.b ? beside : below);
     const high = Math.round(wide / app.a.sheet.aspect);
     while (this.pictures.children.length > count) this.pictures.lastChild.remove();
     while (this.pictures.children.length < count) {

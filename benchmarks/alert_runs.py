@@ -215,7 +215,8 @@ def learn(state: Training, images: Tensor, labels: Tensor, rate: float) -> None:
     """One epoch."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    for batch, wanted in zip(images.split(64), labels.split(64), strict=True):
+    batches = zip(torch.split(images, 64), torch.split(labels, 64), strict=True)
+    for batch, wanted in batches:
         state.optimizer.zero_grad()
         F.cross_entropy(state.net(batch), wanted).backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()

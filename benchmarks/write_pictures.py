@@ -72,7 +72,7 @@ def seconds(act: Callable[[], object]) -> float:
 
 def fail(error: BaseException, step: int, what: str) -> None:
     """Nothing may go wrong unseen."""
-    raise RuntimeError(f"a picture of step {step} could not be written") from error
+    raise RuntimeError(f"{what} of step {step} could not be written") from error
 
 
 def busy() -> int:

@@ -29,10 +29,10 @@ from twin_runs import gap
 
 from lightning_saliency.attribution import Saliency
 from lightning_saliency.gallery import Gallery, View, drawn
-from lightning_saliency.measures import MEASURES, Drift, Grounding
+from lightning_saliency.measures import MEASURES, Drift, Grounding, Stimulus
 from lightning_saliency.memory import Column, Memory
 from lightning_saliency.probes import Fingerprint, Probes
-from lightning_saliency.readings import readings, to_host
+from lightning_saliency.readings import PARTS, Beside, readings, to_host
 from lightning_saliency.sighting import Sighting
 from lightning_saliency.snapshot import Snapshot
 
@@ -86,7 +86,10 @@ def test_no_number_is_undefined_without_being_counted(case: Case, label: str) ->
     seen, covered = case.seen, case.masks
     now = Snapshot.of(seen[-1], step=3, label=label)
     others = {"previous": Snapshot.of(seen[0], step=0, label="start")} if len(seen) > 1 else {}
-    found, _ = readings(seen[-1], now, others, MEASURES, Beside(known_classes(case), covered))
+    labels = case.probes.targets
+    classes = torch.zeros(len(case.probes), dtype=torch.int64) if labels is None else labels
+    beside = Beside(classes, covered, number=12)
+    found, _ = readings(seen[-1], now, others, MEASURES, beside)
     host = {name: float(value) for name, value in to_host(found).items()}
     shares = []
     for method in now.series:
@@ -96,15 +99,20 @@ def test_no_number_is_undefined_without_being_counted(case: Case, label: str) ->
         both = lost | undefined(others["previous"], method) if others else lost
         bare = lost if covered is None else lost | ~covered.flatten(1).any(1)
         for name, measure in MEASURES.items():
-            end, due, asked = name, lost, True
+            end, due, asked = name, lost, not isinstance(measure, Stimulus)
             if isinstance(measure, Drift):
                 end, due, asked = f"{name}_previous", both, bool(others)
             elif isinstance(measure, Grounding):
                 due, asked = bare, covered is not None
+                if name == "background_mass" and covered is not None:
+                    due = due | covered.flatten(1).all(1)
             if asked:
                 assert np.isfinite(host.pop(f"{method}/{end}")) or bool(due.all()), end
         for end in ("", "_p10", "_p90") if others else ():
             assert np.isfinite(host.pop(f"{method}/drift_previous{end}")) or bool(both.all()), end
+        parts = [host.pop(f"{method}/drift_previous_{part}") for part in PARTS if others]
+        assert not parts or np.isfinite(parts[:2]).any() or bool(both.all()), "stayed or flipped"
+        assert not parts or np.isfinite(parts[2]) or bool(both.all()), "by class"
     assert abs(host.pop("undefined") - float(np.mean(shares))) < 1e-6
     norm = seen[-1].gradient_norm
     assert norm is not None

@@ -43,7 +43,8 @@ def test_a_pixel_on_an_edge_counts_by_its_overlap() -> None:
 def test_the_mass_of_one_pixel_lies_in_the_cell_that_holds_it() -> None:
     for where, cell in (((0, 0), 0), ((0, 27), 6), ((27, 0), 42), ((13, 9), 3 * 7 + 2)):
         spot = torch.zeros(1, 28, 28)
-        spot[(0, *where)] = 3
+        row, column = where
+        spot[0, row, column] = 3
         assert cell_mass(spot)[0].nonzero().tolist() == [[cell]]
 
 
@@ -80,7 +81,7 @@ def test_parts_add_up_to_the_whole_exactly_in_any_order(seed: int, sizes: list[i
     whole = CellSums.of(masses, classes, 4)
     parts = [
         CellSums.of(*pair, 4)
-        for pair in zip(masses.split(sizes), classes.split(sizes), strict=True)
+        for pair in zip(torch.split(masses, sizes), torch.split(classes, sizes), strict=True)
     ]
     merged = parts[-1]
     for part in parts[:-1]:

@@ -24,6 +24,9 @@ _STEADY = 0.25
 
 _LEAST = 5
 
+_NAMED = 4
+"""Cells that are named beside the first one of an alert."""
+
 
 class Conduct(NamedTuple):
     """What a training does to its weights, as far as it may explain a sudden change.
@@ -128,7 +131,9 @@ class RegionAlert:
         """
         first, others = self.alarms[0], {one.cell for one in self.alarms[1:]}
         also = sorted(others - {first.cell})
-        beside = f" Also: {'; '.join(place(one, self.grid) for one in also[:4])}." if also else ""
+        named = [place(one, self.grid) for one in also[:_NAMED]]
+        named += [f"and {len(also) - _NAMED} more"] if len(also) > _NAMED else []
+        beside = f" Also: {'; '.join(named)}." if named else ""
         whose = {"stream": "the training examples as they pass", "probes": "the probes"}
         then, now = self.masses
         return (

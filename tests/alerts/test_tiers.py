@@ -98,6 +98,8 @@ def test_what_the_training_did(before: Conduct | None, now: Conduct, told: list[
         (44, (7, 7), "bottom cell (row 7 of 7, column 3 of 7)"),
         (24, (7, 7), "middle cell (row 4 of 7, column 4 of 7)"),
         (3, (7, 7), "top cell (row 1 of 7, column 4 of 7)"),
+        (5, (4, 4), "middle cell (row 2 of 4, column 2 of 4)"),
+        (10, (4, 4), "middle cell (row 3 of 4, column 3 of 4)"),
         (1, (2, 3), "top cell (row 1 of 2, column 2 of 3)"),
         (5, (2, 3), "bottom right cell (row 2 of 2, column 3 of 3)"),
         (2, (5,), "middle cell (cell 3 of 5)"),
@@ -135,6 +137,10 @@ def test_an_alert_names_each_other_cell_once() -> None:
     text = replace(ALERT, alarms=more).words()
     assert "Also: bottom right cell (row 7 of 7, column 7 of 7). " in text
     assert "Also" not in replace(ALERT, alarms=more[:2]).words()
+    others = tuple(Alarm(0, cell, 5.0, 3.0) for cell in (48, 40, 30, 20, 10, 0))
+    text = replace(ALERT, alarms=(*ALERT.alarms, *others)).words()
+    assert [text.count(place(one.cell, (7, 7))) for one in others] == [0, 0, 1, 1, 1, 1]
+    assert "; and 2 more. " in text
 
 
 def test_a_growing_mass_is_told_once() -> None:

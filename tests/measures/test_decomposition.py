@@ -65,6 +65,8 @@ def test_a_class_of_few_probes_is_never_the_worst() -> None:
     assert found.count.tolist() == [FEWEST, FEWEST - 1]
     assert found.worst.item() == pytest.approx(0.2)
     assert by_class(drift[FEWEST:], classes[FEWEST:], 2).worst.isnan()
+    two, three = torch.tensor([0.9] * 2 + [-0.2] * 3), torch.tensor([0] * 2 + [1] * 3)
+    assert by_class(two, three, 3).worst.item() == pytest.approx(-0.2), "also below 0"
 
 
 def test_classes_against_a_loop() -> None:

@@ -238,6 +238,7 @@ def test_words_of_few_floors() -> None:
         ({"labels": [], "kinds": []}, "nothing to draw: 2 methods and 0 rungs"),
         ({"labels": LABELS[:4]}, r"floors has shape \(2, 5, 3\), now \(2, 3\) and kinds 5 entries"),
         ({"now": since(3)}, r"now \(3, 3\)"),
+        ({"kinds": KINDS[:4]}, "kinds 4 entries"),
         ({"kinds": [*KINDS[:4], "weihgts"]}, "there is no 'weihgts'. Known: 'run', 'input', 'we"),
     ],
 )

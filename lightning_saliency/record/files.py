@@ -22,13 +22,15 @@ class Track:
 
     Attributes:
         content: what its metadata says, as it was written.
-        steps: in order, each once.
+        steps: those that TensorBoard shows, in order, each once.
         tensors: what is there at each, as protocol buffers.
+        written: all steps and what was written there, as strings, in the order of the files.
     """
 
     content: bytes
     steps: list[int] = field(default_factory=list)
     tensors: list[Any] = field(default_factory=list)
+    written: list[tuple[int, list[bytes]]] = field(default_factory=list)
 
     def take_back(self, step: int) -> None:
         """Leave out what is at this step or after it."""
@@ -41,18 +43,15 @@ class Track:
         self.take_back(step)
         self.steps.append(step)
         self.tensors.append(tensor)
-
-    def blobs(self) -> dict[int, list[bytes]]:
-        """Step → the blobs, or the bytes of a string."""
-        pairs = zip(self.steps, self.tensors, strict=True)
-        return {step: list(tensor.string_val) for step, tensor in pairs}
+        self.written.append((step, list(tensor.string_val)))
 
 
 def tracks(folder: Path) -> dict[str, Track]:
     """The series of our plugin in the event files of one folder, by tag.
 
-    What TensorBoard's readers leave out is left out: what stands at or after the step of a restart,
-    or of a later event of the same tag with an earlier step.
+    TensorBoard's readers leave out what stands at or after the step of a restart, or of a later
+    event of the same tag with an earlier step. That goes by the order of the files, which is that
+    of their names, so of several in one second it may be wrong: a record says itself what counts.
     """
     from tensorboard.compat.proto.event_pb2 import SessionLog
 

@@ -10,7 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,7 +135,11 @@ def decode_observation(data: bytes) -> Document:
         NewerRecordError: a later release wrote it.
         RecordError: it is damaged.
     """
-    return loaded(_inflated(data, "an observation"), "an observation")
+    document = loaded(_inflated(data, "an observation"), "an observation")
+    missing = {one.name for one in fields(Observation)} - document.keys()
+    if missing:
+        raise RecordError(f"An observation has no {', '.join(sorted(missing))}. {_DAMAGED}")
+    return document
 
 
 def current(documents: Iterable[Document]) -> list[Document]:

@@ -18,6 +18,7 @@ from lightning_saliency.record.format import (
     MapBlob,
     Mark,
     current,
+    decode_header,
     decode_maps,
     decode_observation,
 )
@@ -317,25 +318,43 @@ def _history(monitor: str, run: str, folder: Path, own: Tracks) -> History:
     what = f"{monitor!r} in {run!r}"
     for content, _ in own.values():
         check(int(content.get("version", 1)), f"The record of {what}")
-    sheets = _blobs(own, "probes")
-    if not sheets:
+    written = [decode_observation(data) for _, (data,) in _written(own, "observations")]
+    documents = current(written)
+    sheets = [ProbeSheet.decode(blobs) for _, blobs in _written(own, "probes")]
+    # A later fit in the same folder may have other probes: its own are the ones to go by.
+    hashes = {one["hash"] for one in documents[-1:]}
+    known = [sheet for sheet in sheets if sheet.hash in hashes]
+    if not known:
         raise RecordError(
             f"The record of {what} has no probes: its first event file is missing. Bring it back."
         )
-    probes = ProbeSheet.decode(sheets[max(sheets)])
-    written = [decode_observation(data) for (data,) in _blobs(own, "observations").values()]
-    # Another fit into the same folder may have had other probes.
-    documents = current(one for one in written if one["hash"] == probes.hash)
-    steps = [int(one["step"]) for one in documents]
-    blobs = {}
-    for series, method in own:
-        if series == "maps":
-            at = _blobs(own, series, method)
-            blobs[method] = tuple(at[step][0] if step in at else None for step in steps)
-    return History(monitor, run, folder, probes, tuple(documents), blobs)
+    documents = [one for one in documents if one["hash"] in hashes]
+    blobs = {
+        method: _aligned(documents, _written(own, series, method))
+        for series, method in own
+        if series == "maps"
+    }
+    return History(monitor, run, folder, known[-1], tuple(documents), blobs)
 
 
-def _blobs(own: Tracks, series: str, method: str = "") -> dict[int, list[bytes]]:
-    """Step → what is in the file; nothing of a series that is not there."""
+Written = Sequence[tuple[int, list[bytes]]]
+
+
+def _written(own: Tracks, series: str, method: str = "") -> Written:
+    """Steps and what is in the files there; nothing of a series that is not there."""
     known = own.get((series, method))
-    return {} if known is None else known[1].blobs()
+    return () if known is None else known[1].written
+
+
+def _aligned(documents: Sequence[Document], written: Written) -> tuple[bytes | None, ...]:
+    """The maps of each observation: of several at its step those of its own session."""
+    at: dict[int, list[bytes]] = {}
+    for step, blobs in written:
+        at.setdefault(step, []).extend(blobs)
+    return tuple(_of_session(at.get(one["step"], []), one["session"]) for one in documents)
+
+
+def _of_session(blobs: Sequence[bytes], session: float) -> bytes | None:
+    if len(blobs) > 1:
+        blobs = [one for one in blobs if decode_header(one)[0]["session"] == session]
+    return blobs[-1] if blobs else None

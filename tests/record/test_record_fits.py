@@ -224,15 +224,15 @@ def test_it_is_read_while_the_fit_runs(tmp_path: Path) -> None:
 
 
 def saving_to(folder: Path) -> dict[str, Any]:
-    """Arguments of a Trainer that keeps the checkpoint of each epoch."""
-    saving = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
+    """Arguments of a Trainer that keeps the checkpoint of each epoch, and knows the best one."""
+    saving = ModelCheckpoint(folder, monitor="val_loss", save_top_k=-1, filename="{epoch}")
     return {"enable_checkpointing": True, "callbacks": [saving]}
 
 
 def test_a_resumed_fit_goes_on_in_its_folder(tmp_path: Path) -> None:
     """As if it had not been killed after the third epoch, with the checkpoint of the first."""
     whole = tmp_path / "whole"
-    fit(whole, SaliencyMonitor(probes=5), max_epochs=4)
+    fit(whole, SaliencyMonitor(probes=5), max_epochs=4, **saving_to(whole / "saved"))
     folder, given = tmp_path / "run", saving_to(tmp_path / "saved")
     fit(folder, SaliencyMonitor(probes=5), max_epochs=3, **given)
     sessions = {one["session"] for one in read(folder).observations}
@@ -245,6 +245,9 @@ def test_a_resumed_fit_goes_on_in_its_folder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         history.drift["gradient"]["previous"], expected.drift["gradient"]["previous"]
     )
+    best = [one["best"] for one in history.observations]
+    assert best == [one["best"] for one in expected.observations]
+    assert best[2] == 1, "known from before the resume"
     assert [len(marks) for marks in history.events] == [0, 0, 1, 0, 0]
     (mark,) = history.events[2]
     assert (mark.kind, "at step 2" in mark.text) == ("resumed", True)
@@ -253,7 +256,26 @@ def test_a_resumed_fit_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert tracks(folder)["saliency/record/probes"].steps == [0, 3], "once in each process"
     # TensorBoard's loader in Python, which shows twice what it is not told twice to take back.
     lines = seen(folder, "python")["."]
-    assert [step for step, _ in lines["saliency/record/observations"]] == [0, 1, 3, 5, 7]
+    steps = [step for step, _ in lines["saliency/record/observations"]]
+    assert starts(folder) == [2, 2]
+    assert steps == [0, 1, 3, 5, 7, 7], "the last one again, with the best checkpoint"
+
+
+def starts(folder: Path) -> list[int]:
+    """From which steps TensorBoard takes back what is there."""
+    return [one.step for one in all_events(folder) if one.HasField("session_log")]
+
+
+def test_a_checkpoint_that_is_only_looked_at_takes_nothing_back(tmp_path: Path) -> None:
+    given = saving_to(tmp_path / "saved")
+    fit(tmp_path / "run", SaliencyMonitor(probes=5), max_epochs=1, **given)
+    saved, given["callbacks"] = tmp_path / "saved" / "epoch=0.ckpt", given["callbacks"].copy()
+    given["callbacks"].append(SaliencyMonitor(probes=5))
+    made = trainer(logger=board(tmp_path / "again"), **given)
+    made.validate(Net(), loader(), ckpt_path=saved, verbose=False)
+    assert "saliency/gradient" in Events(tmp_path / "again").images
+    assert starts(tmp_path / "again") == []
+    assert nothing(tmp_path / "again")
 
 
 def test_a_resumed_fit_whose_drift_starts_anew(tmp_path: Path) -> None:
@@ -410,6 +432,19 @@ def test_a_second_fit_of_the_same_trainer_goes_on(tmp_path: Path) -> None:
     history = read(tmp_path)
     assert history.steps.tolist() == [0, 1, 3, 5]
     assert [one["since"] for one in history.observations] == [0, 0, 0, 4]
+
+
+def test_a_second_fit_of_other_data_brings_its_probes(tmp_path: Path) -> None:
+    monitor = SaliencyMonitor(probes=3)
+    made = trainer(callbacks=[monitor], logger=board(tmp_path))
+    net = Net()
+    made.fit(net, loader(), loader())
+    made.fit_loop.max_epochs = 3
+    made.fit(net, loader(), loader(images(9) + 1, labels(9)))
+    history = read(tmp_path)
+    assert history.labels == ("step 4", "epoch 2")
+    assert history.probes.hash == monitor._history._fitted
+    assert tracks(tmp_path)["saliency/record/probes"].steps == [0, 4]
 
 
 @pytest.mark.parametrize("record", [3, 113, 56.0, "56", True])

@@ -242,6 +242,8 @@ def test_later_versions_are_refused() -> None:
         decode_observation(document)
     with pytest.raises(RecordError, match=r"damaged \(KeyError"):
         decode_observation(zlib.compress(b"{}"))
+    with pytest.raises(RecordError, match=r"An observation has no best, confidence, .*since"):
+        decode_observation(zlib.compress(b'{"version":1,"step":5,"hash":""}'))
 
 
 def documents(*steps: int, since: int = 0, session: float = 0.0, first: int = 0) -> list[Any]:

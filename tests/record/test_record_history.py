@@ -167,6 +167,23 @@ def test_a_restart_takes_back_what_is_at_its_step(tmp_path: Path) -> None:
     assert runs(tmp_path) == (), "cells are no record"
 
 
+def test_files_whose_names_are_in_another_order(tmp_path: Path) -> None:
+    """Of one second: the hundredth that a process writes comes before the ninety-ninth."""
+    made.run(tmp_path, [0, 10], name="99").write()
+    resumed = made.File(tmp_path / "events.out.tfevents.100").goes_on(6)
+    again = made.run(tmp_path, [10, 20], name="100", first=1, since=6, session=1.8e9)
+    resumed.events += again.events
+    resumed.write()
+    history = read(tmp_path)
+    assert history.steps.tolist() == [0, 10, 20]
+    sessions = [one["session"] for one in history.observations]
+    assert sessions == [1.7e9, 1.8e9, 1.8e9]
+    for row, session in enumerate(sessions):
+        blob = history.blob("gradient", row)
+        assert blob is not None
+        assert blob.header["session"] == session
+
+
 def test_maps_that_come_later_or_change_their_size(tmp_path: Path) -> None:
     file = made.File(tmp_path / "events.out.tfevents.1")
     sizes = [{}, {"cam": 3}, {"cam": 4}, {}, {"cam": 4, "late": 2}]

@@ -165,6 +165,7 @@ right on a validation set that carries the same patch. From epoch 4 on the patch
     tensorboard --logdir {trainer.log_dir} --samples_per_plugin images=1000
 
 then open http://localhost:6006 and look at
+    Saliency     every probe at every epoch       press play: the patch, then the digits
     Images       saliency/gradient/filmstrip      the patch is the brightest spot of each map until
                                                   epoch 3, then the strokes of the digit are
                  saliency/class_models            what each digit looks like to the network

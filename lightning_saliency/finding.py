@@ -126,7 +126,8 @@ def found(
     if recorded:
         wanted |= needed(session, seen, now)
     host = to_host(numbers | wanted)
-    scalars = {name: one for name in numbers if _is_said(name, one := float(host[name]))}
+    said = {name: float(host[name]) for name in numbers}
+    scalars = {name: one for name, one in said.items() if _is_said(name, said)}
     drift = {name: scalars.get(f"{name}/drift_previous", nan) for name in now.series}
     made = entry(session, settings, now, host, index=memory.count) if recorded else None
     hidden = {
@@ -156,10 +157,16 @@ def _by_class(
     return {"classes": class_table(method, classes, drift, flipped, names)}
 
 
-def _is_said(name: str, number: float) -> bool:
-    """Whether a number is logged: a part of the drift that no probe has is no curve."""
-    part = name.rpartition("/drift_previous_")[2]
-    return number == number or part not in PARTS
+def _is_said(name: str, numbers: Mapping[str, float]) -> bool:
+    """Whether a number is logged: one that nothing defines is no curve.
+
+    Such as a part of the drift that no probe has, or a spread over one probe. Where there was no
+    map at all, which `undefined` counts, and of the drift itself, the gap is logged.
+    """
+    method, _, what = name.partition("/")
+    lost = numbers.get(f"{method}/undefined") == 1
+    drift = what.startswith("drift_") and what.removeprefix("drift_previous_") not in PARTS
+    return numbers[name] == numbers[name] or lost or drift or not what
 
 
 def _each(host: Mapping[str, NDArray[np.float32]], other: str, now: Snapshot) -> dict[str, Tensor]:
@@ -172,12 +179,16 @@ def _each(host: Mapping[str, NDArray[np.float32]], other: str, now: Snapshot) ->
 
 
 def _tortuosity(course: Course, ways: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far the maps went ÷ how far they are from where they began: median over probes."""
-    return {
+    """How far the maps went ÷ how far they are from where they began: median over probes.
+
+    Left out where they are where they began: that is no way.
+    """
+    found = {
         f"{name}/tortuosity": float(quantiles(tortuosity(course.paths[name], way), (0.5,))[0])
         for name, way in ways.items()
         if name in course.paths
     }
+    return {name: ratio for name, ratio in found.items() if ratio == ratio}
 
 
 def _concepts(session: Session, how: ClassModel | None, ranks: Ranks) -> dict[str, Tensor]:

@@ -184,6 +184,14 @@ def test_files_whose_names_are_in_another_order(tmp_path: Path) -> None:
         assert blob.header["session"] == session
 
 
+def test_probes_whose_files_are_in_another_order(tmp_path: Path) -> None:
+    made.run(tmp_path, [0, 10], name="99").write()
+    other = "f" * 64
+    made.run(tmp_path, [20, 30], name="100", hash=other, since=11, session=1.8e9).write()
+    history = read(tmp_path)
+    assert (history.steps.tolist(), history.probes.hash) == ([20, 30], other)
+
+
 def test_maps_that_come_later_or_change_their_size(tmp_path: Path) -> None:
     file = made.File(tmp_path / "events.out.tfevents.1")
     sizes = [{}, {"cam": 3}, {"cam": 4}, {}, {"cam": 4, "late": 2}]

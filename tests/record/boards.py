@@ -19,7 +19,17 @@ from lightning_saliency.record.format import PLUGIN
 
 Reader = Literal["server", "python"]
 
-READERS: tuple[Reader, ...] = ("server", "python")
+
+def _served() -> bool:
+    """Whether there is a data server for this machine: not for all, and TensorBoard does without."""
+    try:
+        server_ingester.get_server_binary()
+    except server_ingester.NoDataServerError:
+        return False
+    return True
+
+
+READERS: tuple[Reader, ...] = ("server", "python") if _served() else ("python",)
 """``--load_fast=true`` and ``--load_fast=false``."""
 
 ALL = 10**6

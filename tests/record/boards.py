@@ -21,7 +21,7 @@ Reader = Literal["server", "python"]
 
 
 def _served() -> bool:
-    """Whether there is a data server for this machine: not for all, and TensorBoard does without."""
+    """Whether there is a data server for this machine; TensorBoard does without."""
     try:
         server_ingester.get_server_binary()
     except server_ingester.NoDataServerError:

@@ -1,4 +1,4 @@
-"""All that only a GPU can show, in four minutes: whether it is harmless there, and what it costs.
+"""All that only a GPU can show, in six minutes: whether it is harmless there, and what it costs.
 
     python tests/gpu/check.py [--out FOLDER] [--device cuda] [--jobs 12]
 
@@ -175,7 +175,7 @@ def tests(check: Check, limit: float) -> None:
 
 def overhead(check: Check, limit: float) -> None:
     """A CIFAR-sized fit with the monitor ÷ without."""
-    size = ["--epochs", "5", "--width", "32"]
+    size = ["--epochs", "4", "--width", "32"]
     size = ["--epochs", "2", "--train", "1024", "--val", "256"] if check.little else size
     given = ["benchmarks/overhead.py", "--device", check.device, "--clock", "wall", *size]
     status, printed = check.command("overhead", given, limit, OMP_NUM_THREADS="1")
@@ -219,8 +219,8 @@ def main() -> None:
     longer = 10.0 if check.little else 1.0  # the processors of a laptop
     with ThreadPoolExecutor(2) as pool:  # neither is of times
         list(pool.map(lambda part: attempt(check, part, 105.0 * longer), (matrix, tests)))
-    attempt(check, overhead, 65.0 * longer)
-    attempt(check, peers, 40.0 * longer)
+    attempt(check, overhead, 80.0 * longer)
+    attempt(check, peers, 90.0 * longer)
     width = max(len(part) for part, _, _ in check.rows)
     table = "\n".join(
         f"{part:{width}}  {verdict:10}  {words}" for part, verdict, words in check.rows

@@ -140,6 +140,8 @@ def refused(cell: Cell, *, cuda: bool) -> str | None:
         return "16-mixed: Lightning refuses it without a GPU"
     if cell.precision == "16-mixed" and cell.ranks != "1 process":
         return "16-mixed: the matrix has one GPU for one process"
+    if cell.precision == "16-mixed" and cell.loop == "SWA":
+        return "SWA: its last epoch has no gradients, which a gradient scaler refuses"
     return None
 
 

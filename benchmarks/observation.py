@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 from lightning_saliency import Alerts, SaliencyMonitor
-from lightning_saliency.attribution import looking, passes
+from lightning_saliency.attribution import folding, looking
 from lightning_saliency.measures import MEASURES, Grounding
 
 CLASSES, SIDE = 10, 64
@@ -100,7 +100,7 @@ class Module(LightningModule):
 def ratios(probes: int, observations: int) -> list[float]:
     """Whole observation ÷ its passes, one a validation but for the first, which opens a session."""
     timed = Passes()
-    passes.look_once = timed.around(looking.look_once)  # type: ignore[attr-defined]
+    folding.look_once = timed.around(looking.look_once)  # type: ignore[attr-defined]
     monitor = Watched(
         timed,
         ["saliency", "smooth_grad"],

@@ -86,8 +86,9 @@ class SaliencyMonitor(Callback):
             dataset's transforms where it is a torchvision Normalize.
         std: of the normalisation.
         seed: of the choice of the probes.
-        chunk: probes per pass; 32 when not given, or the validation's batch size where that is
-            smaller. Halved when memory runs out.
+        chunk: most rows of a pass; 32 when not given, or the validation's batch size where that
+            is smaller. On an accelerator few probes share a pass between several noisy copies or
+            steps. Halved when memory runs out.
         picture_format: ``jpeg`` (small) or ``png`` (exact).
         name: first part of all tags. Two monitors in one Trainer need two names.
         on_error: what a failure while training does: ``warn`` once and go on, or ``raise``.

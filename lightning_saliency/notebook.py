@@ -139,7 +139,8 @@ def explain(
         classes: names of the classes, for pictures.
         mean: of the normalisation of the inputs, undone in pictures.
         std: of the normalisation.
-        chunk: inputs per pass; halved when memory runs out.
+        chunk: most rows of a pass: inputs, and on an accelerator several noisy copies of few.
+            Halved when memory runs out.
         progress: whether a bar is shown when it takes longer than two seconds.
 
     Returns:

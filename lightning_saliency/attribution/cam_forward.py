@@ -12,12 +12,13 @@ from torch import Tensor
 from lightning_saliency.attribution.arguments import check_whole
 from lightning_saliency.attribution.cam import LayerMethod
 from lightning_saliency.attribution.cam_layers import enlarged
+from lightning_saliency.attribution.folding import room
 from lightning_saliency.attribution.method import Evidence, Look, Maps, Reduction
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.tokens import as_map
 
 _ROWS, _COPIES = 32, 8
-"""Rows that fill a machine, and copies of few probes that make them so many."""
+"""Rows that fill a machine, and copies of few probes that make a CPU so busy."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,8 @@ class Masked(OfChannels):
 class _Masking(Weighing):
     def _passes(self, layer: str) -> Iterator[Masked]:
         activation = self._kept[layer].activation
-        copies = min(_COPIES, max(1, self._rows // len(activation)))
+        few = min(_COPIES, self._rows // len(activation))
+        copies = max(few, room(len(activation), self._rows, activation.device))
         for channels in torch.split(activation, copies, 1):
             yield Masked(layer, channels)
 

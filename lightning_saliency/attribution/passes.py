@@ -3,7 +3,8 @@
 One forward pass and one `torch.autograd.grad` with respect to the input, to all layers that any
 method named and to all attention weights. Gradient and CAM methods on the clean input cost one
 pass; SmoothGrad, SmoothGrad² and VarGrad share their noisy ones. Methods whose next point depends
-on what they saw ask for it after each round.
+on what they saw ask for it after each round. On an accelerator few probes share a pass between
+several points.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.binding import bind
 from lightning_saliency.attribution.cam_forward import Weighing
-from lightning_saliency.attribution.looking import Lockstep, full, look_once
+from lightning_saliency.attribution.folding import folded, look_together, room
+from lightning_saliency.attribution.looking import Lockstep, full
 from lightning_saliency.attribution.method import (
     AnyMethod,
     Look,
@@ -35,7 +37,7 @@ from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.observation import out_of_memory
 
 CHUNK = 32
-"""Probes in one pass, by default. Halved when memory runs out."""
+"""Rows in one pass, by default. Halved when memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Explanation:
         outputs: `(N, K)`, the scores at the clean input.
         gradient_norm: `(N,)` L2 norm of ∂score/∂input at the clean input; None when no method
             asked for that gradient.
-        chunk: probes per pass that memory allowed.
+        chunk: rows per pass that memory allowed.
     """
 
     maps: dict[str, Maps]
@@ -83,7 +85,8 @@ def explain(
         methods: names and methods: built-in ones, or callables ``(model, inputs, targets) ->
             maps`` with maps `(N, *spatial)` or `(N, C, *spatial)`.
         target: the scalar that is differentiated; the `Margin` of the class when not given.
-        chunk: probes per pass. Halved when memory runs out, and reported back.
+        chunk: most rows of a pass: probes, and on an accelerator several points of few probes.
+            Halved when memory runs out, and reported back.
         predictions: whether the outputs are wanted where no method looks at the clean input;
             otherwise they are empty there, and cost no pass.
         progress: called with the passes done and their number.
@@ -134,7 +137,7 @@ def in_chunks(
         inputs: `(N, C, *spatial)`.
         targets: `(N,)`.
         methods: bound ones.
-        chunk: probes per pass. Halved when memory runs out; each explanation says what it was.
+        chunk: most rows of a pass. Halved when memory runs out; each explanation says what it was.
         first: the place of the first input among all probes: its noise depends on that.
         predictions: whether the outputs are wanted in any case.
         lockstep: made around each step of the work, where ranks must take all steps together.
@@ -160,7 +163,8 @@ def in_chunks(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or chunk == 1:
                 raise
-            chunk = max(1, min(chunk, len(inputs)) // 2)
+            widest = min(chunk, len(inputs) * room(len(inputs), chunk, inputs.device))
+            chunk = max(1, widest // 2)
         if part is not None:
             done += chunk
             yield part
@@ -217,19 +221,22 @@ def _explain_chunk(
     plan = _plan(asked if told or not predictions else {"": (Look(),), **asked})
     outputs, norm = torch.empty(0), None
     done, known = 0, len(plan)
+    copies = room(len(inputs), chunk, inputs.device)
     while plan:
-        for place, (look, listeners) in plan.items():
-            evidence = look_once(subject, look, inputs, targets, first, lockstep)
-            done += 1
-            with lockstep():
-                for name in filter(None, listeners):
-                    reductions[name].update(evidence)
-                if _tells(place):
-                    outputs = evidence.outputs[: len(inputs)]
-                if place == (Clean(), Plain()):
-                    norm = euclidean_norm(evidence.gradient.flatten(1)) if look.gradient else norm
-                progress(done, known)
-            del evidence  # else it would live through the next pass
+        for looks in folded([look for look, _ in plan.values()], copies):
+            for evidence in look_together(subject, looks, inputs, targets, first, lockstep):
+                place = evidence.point, evidence.rule
+                look, listeners = plan[place]
+                done += 1
+                with lockstep():
+                    for name in filter(None, listeners):
+                        reductions[name].update(evidence)
+                    if _tells(place):
+                        outputs = evidence.outputs[: len(inputs)]
+                    if place == (Clean(), Plain()) and look.gradient:
+                        norm = euclidean_norm(evidence.gradient.flatten(1))
+                    progress(done, known)
+                del evidence  # else it would live through the next pass
         with lockstep():
             plan = _plan({name: one.further() for name, one in reductions.items()})
             known += len(plan)

@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency.alerts.cells import CellSums, cell_grid, cell_mass
@@ -63,10 +61,11 @@ def alerted(inquiry: Inquiry, course: Course) -> tuple[Finding, Course, list[str
     assert alerts is not None
     panels = _panels(inquiry)
     donors = panels.get(STREAM, panels[PROBES])
-    arrays: dict[str, NDArray[np.float32]] = {}
-    for panel, one in panels.items():
-        cells = _cells(one, alerts.cells, by_class=panel == STREAM)
-        course, arrays[f"cells/{panel}"] = course.laid(panel, cells), cells.numpy()
+    cells = {
+        panel: _cells(one, alerts.cells, by_class=panel == STREAM) for panel, one in panels.items()
+    }
+    course = course.laid(cells)
+    arrays = {f"cells/{panel}": one.numpy() for panel, one in cells.items()}
     numbers, event = _event(inquiry, course)
     charted = {panel: charted_of(alerts.chart, course.cells, panel) for panel in panels}
     alarms = {panel: alerts.chart.alarms(one) for panel, one in charted.items()}

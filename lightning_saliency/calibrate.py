@@ -54,8 +54,7 @@ class Recorded:
         course, highest = Course(), 0.0
         for step in self.steps:
             now = {panel: cells[step] for panel, cells in self.cells.items() if step in cells}
-            for panel, cells in now.items():
-                course = course.laid(panel, cells)
+            course = course.laid(now)
             for panel in now.keys() & set(panels):
                 charted = charted_of(chart, course.cells, panel)
                 highest = max(highest, float(chart.counted(charted).amax()))

@@ -24,7 +24,8 @@ class Course:
         paths: method → `(N,)` float32, how far each probe's map has gone: the sum of the angles of
             its steps, in radians.
         drift: method → `(T,)` float32, the median step of each observation, newest last.
-        cells: panel → `(T, G, C)` float32, the shares of the cells, newest last.
+        cells: panel → `(T, G, C)` float32, the shares of the cells, newest last; NaN where the
+            panel showed nothing.
         rates: learning rates at the latest observation.
         trainable: parameters that learned then; −1 where nothing was noted yet.
         alerts: region alerts so far.
@@ -53,13 +54,20 @@ class Course:
         }
         return replace(self, paths={**self.paths, **paths}, drift={**self.drift, **drift})
 
-    def laid(self, panel: str, cells: Tensor) -> Course:
-        """The same with the newest cells `(G, C)` of a panel; another grid begins anew."""
-        before = self.cells.get(panel)
-        fits = before is not None and before.shape[1:] == cells.shape
-        return replace(
-            self, cells={**self.cells, panel: _longer(before if fits else None, cells.cpu())}
-        )
+    def laid(self, cells: Mapping[str, Tensor]) -> Course:
+        """The same with the newest cells `(G, C)` of each panel; another grid begins anew.
+
+        A panel that shows nothing this time has NaN: panels are compared at equal observations.
+        """
+        longer = {}
+        for panel, newest in cells.items():
+            before = self.cells.get(panel)
+            fits = before is not None and before.shape[1:] == newest.shape
+            longer[panel] = _longer(before if fits else None, newest.cpu())
+        for panel in self.cells.keys() - cells.keys():
+            before = self.cells[panel]
+            longer[panel] = _longer(before, torch.full_like(before[-1], torch.nan))
+        return replace(self, cells=longer)
 
     def after(self, raised: Mapping[str, int], new: int, conduct: Conduct) -> Course:
         """The same with the alerts that stand, `new` ones more, and what the training does."""

@@ -39,7 +39,7 @@ def test_a_method_that_rests_keeps_its_path_and_one_that_comes_later_begins() ->
 def test_the_newest_observations_are_kept_in_their_order() -> None:
     course = Course()
     for index in range(KEPT + 5):
-        course = course.laid("probes", torch.full((2, 3), float(index)))
+        course = course.laid({"probes": torch.full((2, 3), float(index))})
         course = course.gone({}, {"a": float(index)})
         assert course.cells["probes"][-1, 0, 0] == course.drift["a"][-1] == index
     assert course.cells["probes"].shape == (KEPT, 2, 3)
@@ -48,16 +48,26 @@ def test_the_newest_observations_are_kept_in_their_order() -> None:
 
 
 def test_another_grid_begins_anew_and_another_panel_beside_it() -> None:
-    course = Course().laid("probes", torch.ones(2, 3)).laid("stream", torch.ones(2, 3))
-    course = course.laid("probes", torch.ones(2, 3))
+    ones = torch.ones(2, 3)
+    course = Course().laid({"probes": ones}).laid({"probes": ones, "stream": ones})
     assert (len(course.cells["probes"]), len(course.cells["stream"])) == (2, 1)
-    course = course.laid("probes", torch.ones(2, 4))
+    course = course.laid({"probes": torch.ones(2, 4), "stream": ones})
     assert course.cells["probes"].shape == (1, 2, 4)
-    assert course.cells["stream"].shape == (1, 2, 3)
+    assert course.cells["stream"].shape == (2, 2, 3)
+
+
+def test_a_panel_that_shows_nothing_keeps_step_with_the_others() -> None:
+    """A training batch need not have passed between two observations."""
+    course = Course()
+    for value, panels in ((1.0, "ab"), (2.0, "a"), (3.0, "ab")):
+        course = course.laid({panel: torch.full((2, 3), value) for panel in panels})
+    assert course.cells["a"][:, 0, 0].tolist() == [1, 2, 3]
+    assert course.cells["b"][[0, 2], 0, 0].tolist() == [1, 3]
+    assert course.cells["b"][1].isnan().all()
 
 
 def test_alerts_add_up_and_a_checkpoint_takes_all_of_it_along(tmp_path: Path) -> None:
-    course = Course().gone({"a": STEP}, {"a": 0.5}).laid("probes", torch.ones(2, 3))
+    course = Course().gone({"a": STEP}, {"a": 0.5}).laid({"probes": torch.ones(2, 3)})
     course = course.after({"probes/4": 0}, 2, Conduct((0.1, 0.2), 5))
     course = course.after({"probes/4": 1}, 1, Conduct((0.1,), 6))
     assert (course.alerts, course.rates, course.trainable) == (3, (0.1,), 6)

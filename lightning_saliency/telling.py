@@ -120,6 +120,8 @@ class Teller:
         what: str = "an observation failed and was left out",
     ) -> None:
         """Count a failure and tell it once, or stop the run where that is wanted."""
+        if isinstance(error, ObservationError):
+            raise error  # of a part: it says what that was
         if self._settings.on_error == "raise":
             raise ObservationError(
                 f"SaliencyMonitor: {what}: {in_words(error)}\nWith on_error='warn' the training "

@@ -21,7 +21,7 @@ from twin_runs import Setup, gaps, run
 from lightning_saliency import SaliencyMonitor, auditing
 from lightning_saliency.attribution import SmoothGrad
 from lightning_saliency.audits import Audits, resolve_audits
-from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.errors import ConfigurationError, ObservationError
 from lightning_saliency.faithfulness import Faithfulness
 
 pytestmark = [
@@ -372,6 +372,18 @@ def test_an_audit_that_fails_is_told_and_costs_nothing_else(
     drift = found.values("saliency/gradient/drift_previous")
     assert sum(one is not None for one in drift) == VALIDATIONS
     assert found.monitor.state_dict()["memory"]["count"] == VALIDATIONS + 1
+
+
+def test_an_audit_that_fails_stops_the_run_where_that_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auditing, "ladder", Raises(KeyError("boom")))
+    monitor = SaliencyMonitor(METHODS, 6, on_error="raise", audits=Audits(1, FEW))
+    with pytest.raises(ObservationError, match="'boom'") as raised:
+        trainer(max_epochs=1, callbacks=[monitor]).fit(Net(), loader(), loader())
+    assert str(raised.value).count("SaliencyMonitor") == 1, "told once"
+    assert "the floors failed" in str(raised.value)
+    assert isinstance(raised.value.__cause__, KeyError)
 
 
 def test_sanity_that_fails_leaves_the_floors(tmp_path: Path) -> None:

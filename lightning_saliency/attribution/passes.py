@@ -46,9 +46,9 @@ class Explanation:
 
     Attributes:
         maps: method name → its `Maps`.
-        outputs: `(N, K)`, the scores at the clean input.
-        gradient_norm: `(N,)` L2 norm of ∂score/∂input at the clean input; None when no method
-            asked for that gradient.
+        outputs: `(N, K)`, the scores at the clean input; empty where they were not wanted.
+        gradient_norm: `(N,)` L2 norm of ∂score/∂input at the clean input; None where it was not
+            wanted, or no method asked for that gradient.
         chunk: rows per pass that memory allowed.
     """
 
@@ -87,8 +87,8 @@ def explain(
         target: the scalar that is differentiated; the `Margin` of the class when not given.
         chunk: most rows of a pass: probes, and on an accelerator several points of few probes.
             Halved when memory runs out, and reported back.
-        predictions: whether the outputs are wanted where no method looks at the clean input;
-            otherwise they are empty there, and cost no pass.
+        predictions: whether outputs and gradient norm are wanted beside the maps. Outputs cost a
+            pass where no method looks at the clean input.
         progress: called with the passes done and their number.
 
     Returns:
@@ -139,7 +139,7 @@ def in_chunks(
         methods: bound ones.
         chunk: most rows of a pass. Halved when memory runs out; each explanation says what it was.
         first: the place of the first input among all probes: its noise depends on that.
-        predictions: whether the outputs are wanted in any case.
+        predictions: whether outputs and gradient norm are wanted.
         lockstep: made around each step of the work, where ranks must take all steps together.
         progress: called with the passes done and their number.
     """
@@ -231,9 +231,9 @@ def _explain_chunk(
                 with lockstep():
                     for name in filter(None, listeners):
                         reductions[name].update(evidence)
-                    if _tells(place):
+                    if predictions and _tells(place):
                         outputs = evidence.outputs[: len(inputs)]
-                    if place == (Clean(), Plain()) and look.gradient:
+                    if predictions and place == (Clean(), Plain()) and look.gradient:
                         norm = euclidean_norm(evidence.gradient.flatten(1))
                     progress(done, known)
                 del evidence  # else it would live through the next pass
@@ -302,6 +302,9 @@ def _from_function(
 
 
 def _joined(parts: Sequence[Explanation]) -> Explanation:
+    if len(parts) == 1:
+        return parts[0]
+
     def joined(tensors: Iterable[Tensor]) -> Tensor:
         return torch.cat(list(tensors))
 

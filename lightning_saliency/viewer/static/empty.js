@@ -12,7 +12,7 @@ export function nothingYet(refused) {
     "div",
     { class: "blank" },
     h("h1", { text: words }),
-    h("p", { text: "A fit with a SaliencyMonitor writes one, and it is here after the first validation." }),
+    h("p", { text: "A fit with a SaliencyMonitor writes one (but not with record=None), and it is here after the first validation." }),
     h("pre", { text: CODE }),
     h("p", { class: "quiet", text: "Then press TensorBoard’s reload button." }),
   );

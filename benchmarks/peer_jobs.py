@@ -141,7 +141,7 @@ def methods(case: Case) -> dict[str, Method]:
 
 
 def alone(case: Case, method: Method) -> Job:
-    """One method, of whose maps alone something is wanted."""
+    """One method, of whose maps alone something is wanted, as of its peers."""
     return together(case, {"map": method}, predictions=False)
 
 
@@ -198,12 +198,11 @@ def _captum(case: Case) -> dict[str, Job]:
             n_steps=4 * samples,
             method="riemann_middle",
             internal_batch_size=len(case.inputs) * folded,
-            return_convergence_delta=True,
         ),
         "gradient_shap": job(
             attr.GradientShap(net), baselines=case.inputs, n_samples=samples, stdevs=0.0
         ),
-        "deep_lift": job(attr.DeepLift(apart), return_convergence_delta=True),
+        "deep_lift": job(attr.DeepLift(apart)),
         "occlusion": job(
             attr.Occlusion(net), sliding_window_shapes=(3, half, half), strides=(3, half, half)
         ),
@@ -228,15 +227,10 @@ def _zennit(case: Case) -> dict[str, Job]:
 
         return run
 
-    def path() -> object:
-        with torch.no_grad():  # its gradients say nothing of the score at the start
-            start = case.model(torch.zeros_like(case.inputs[:1]))
-        return start, job(kinds.IntegratedGradients, n_iter=4 * case.samples)()
-
     jobs = {
         "saliency": job(kinds.Gradient),
         "smooth_grad": job(kinds.SmoothGrad, noise_level=0.15, n_iter=case.samples),
-        "integrated_gradients": path,
+        "integrated_gradients": job(kinds.IntegratedGradients, n_iter=4 * case.samples),
     }
     if not case.grid:
         jobs["guided_backprop"] = job(kinds.Gradient, rules.GuidedBackprop)

@@ -31,7 +31,7 @@ from lightning_saliency.attribution.method import (
     completeness_gap,
     over_channels,
 )
-from lightning_saliency.attribution.points import baseline_like
+from lightning_saliency.attribution.points import baseline_like, baseline_of
 from lightning_saliency.attribution.rules import Rule
 
 _ELEMENTWISE = forms(
@@ -298,7 +298,7 @@ class _Contributions(Reduction):
         self._baseline = baseline
 
     def update(self, evidence: Evidence) -> None:
-        way = evidence.inputs - baseline_like(evidence.inputs, self._baseline)
+        way = evidence.inputs - baseline_of(evidence.inputs, self._baseline)
         self._signed = way * evidence.gradient
         self._ends = evidence.score
 

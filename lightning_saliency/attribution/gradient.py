@@ -15,10 +15,10 @@ from lightning_saliency.attribution.method import (
     Maps,
     OverChannels,
     Reduction,
-    completeness_gap,
+    gap_between,
     over_channels,
 )
-from lightning_saliency.attribution.points import Clean, Noisy, OnPath, baseline_like
+from lightning_saliency.attribution.points import Clean, Noisy, OnPath, baseline_of
 from lightning_saliency.errors import ConfigurationError
 
 
@@ -270,7 +270,7 @@ class IntegratedGradients(OverChannels):
     def looks(self) -> tuple[Look, ...]:
         """The score at both ends, and the gradient at the middle of each step between them."""
         path = (OnPath((step + 0.5) / self.steps, self.baseline) for step in range(self.steps))
-        ends = (Look(), Look(OnPath(0.0, self.baseline)))
+        ends = (Look(optional=True), Look(OnPath(0.0, self.baseline), optional=True))
         return ends + tuple(Look(point, gradient=True) for point in path)
 
     def reduction(self) -> Reduction:
@@ -285,21 +285,21 @@ class _Path(Reduction):
         self._start = OnPath(0.0, baseline)
         self._sum: Tensor | None = None
         self._count = 0
+        self._ends: dict[int, Tensor] = {}
 
     def update(self, evidence: Evidence) -> None:
         if evidence.point == Clean():
-            self._end_score, self._inputs = evidence.score, evidence.inputs
+            self._ends[1] = evidence.score
         elif evidence.point == self._start:
-            self._start_score = evidence.score
+            self._ends[0] = evidence.score
         else:
             self._count += 1
-            gradient = evidence.gradient
+            gradient, self._probes = evidence.gradient, evidence.probes
             self._sum = gradient.clone() if self._sum is None else self._sum.add_(gradient)
 
     def compute(self) -> Maps:
         assert self._sum is not None
-        way = self._inputs - baseline_like(self._inputs, self._baseline)
+        way = self._probes - baseline_of(self._probes, self._baseline)
         signed = way * self._sum / self._count
-        whole = self._end_score - self._start_score
-        gap = completeness_gap(signed.flatten(1).sum(1), whole)
-        return Maps(over_channels(signed, self._channels), signed, {"completeness_gap": gap})
+        gap = gap_between(self._ends, signed)
+        return Maps(over_channels(signed, self._channels), signed, gap)

@@ -44,8 +44,8 @@ def look_once(
         ConfigurationError: outputs of a wrong shape, an unknown layer.
     """
     with lockstep():
-        with torch.no_grad():
-            moved = look.point.at(inputs[:1] if look.of_one_row else inputs, first)
+        rows = inputs[:1] if look.of_one_row else inputs
+        moved = _moved(look, rows, first)
         leaf = moved.detach().requires_grad_(look.gradient)
         tap = Tap(subject.module, look.layers, look.activations)
         attending = Attending(look.attention, len(moved))
@@ -56,7 +56,11 @@ def look_once(
     with grad_mode, tap, attending, look.rule.around(subject.module):
         with lockstep():
             entered = look.rule.entering(leaf)
-            scores = look.rule.leaving(subject.scores(entered, look.rule.rows(len(entered))))
+            count, spare = look.rule.rows(len(entered)), _is_spare(entered, leaf, inputs)
+            unwritten = moved._version if spare else 0
+            scores = look.rule.leaving(subject.scores(entered, count, spare=spare))
+            if spare and moved._version != unwritten:
+                moved = _moved(look, rows, first)
             scores = scores.expand(len(inputs), *scores.shape[1:]) if look.of_one_row else scores
             read, attention = tap.taken(), attending.taken()
             outputs, score, total = _scored(subject, scores, look.rule.classes(targets))
@@ -83,6 +87,25 @@ def look_once(
         tuple(full(one.detach()) for one in attention),
         tuple(map(full, blocks)),
     )
+
+
+def _moved(look: Look, inputs: Tensor, first: int) -> Tensor:
+    with torch.no_grad():
+        return look.point.at(inputs, first)
+
+
+def _is_spare(entered: Tensor, leaf: Tensor, inputs: Tensor) -> bool:
+    """Whether the model may overwrite what enters it: no copy is needed then.
+
+    Not the probes, and not what is differentiated by. A point can be made again.
+    """
+    differentiated = entered.requires_grad and _shares(entered, leaf)
+    untold = entered.is_inference()  # such a tensor doesn't tell that it was overwritten
+    return not (differentiated or untold or _shares(entered, inputs))
+
+
+def _shares(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _scored(subject: Subject, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

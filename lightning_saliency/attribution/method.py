@@ -31,6 +31,7 @@ class Look:
         activations: names of the layers whose activation it needs without a gradient.
         attention: whether it needs the attention weights of all blocks: their ``mean`` over heads,
             the ``weights``, or their ``gradients`` as well.
+        optional: whether it needs it for the numbers beside its map alone.
     """
 
     point: Point = field(default_factory=Clean)
@@ -39,6 +40,7 @@ class Look:
     layers: tuple[str, ...] = ()
     activations: tuple[str, ...] = ()
     attention: Wanted = ""
+    optional: bool = False
 
     def __or__(self, other: Look) -> Look:
         """What two methods need of one pass."""
@@ -51,6 +53,7 @@ class Look:
             layers,
             tuple(name for name in activations if name not in layers),
             max(self.attention, other.attention, key=get_args(Wanted).index),
+            self.optional and other.optional,
         )
 
     @property
@@ -234,6 +237,19 @@ def completeness_gap(attributed: Tensor, whole: Tensor) -> Tensor:
         whole: `(n,)`, the change of the score that they should add up to.
     """
     return (attributed - whole).abs() / whole.abs().where(whole != 0, torch.nan)
+
+
+def gap_between(ends: Mapping[int, Tensor], attribution: Tensor) -> dict[str, Tensor]:
+    """The number ``completeness_gap`` of an attribution `(n, …)`.
+
+    Args:
+        ends: the scores `(n,)` at the start, 0, and at the end, 1; none where nobody wants numbers.
+        attribution: what should add up to their difference.
+    """
+    if not ends:
+        return {}
+    whole = ends[1] - ends[0]
+    return {"completeness_gap": completeness_gap(attribution.flatten(1).sum(1), whole)}
 
 
 def euclidean_norm(attribution: Tensor) -> Tensor:

@@ -87,8 +87,8 @@ def explain(
         target: the scalar that is differentiated; the `Margin` of the class when not given.
         chunk: most rows of a pass: probes, and on an accelerator several points of few probes.
             Halved when memory runs out, and reported back.
-        predictions: whether outputs and gradient norm are wanted beside the maps. Outputs cost a
-            pass where no method looks at the clean input.
+        predictions: whether outputs, gradient norm and the methods' own numbers are wanted beside
+            the maps. They cost a pass where no method needs to look at the clean input.
         progress: called with the passes done and their number.
 
     Returns:
@@ -139,7 +139,7 @@ def in_chunks(
         methods: bound ones.
         chunk: most rows of a pass. Halved when memory runs out; each explanation says what it was.
         first: the place of the first input among all probes: its noise depends on that.
-        predictions: whether outputs and gradient norm are wanted.
+        predictions: whether outputs, gradient norm and the methods' numbers are wanted.
         lockstep: made around each step of the work, where ranks must take all steps together.
         progress: called with the passes done and their number.
     """
@@ -216,7 +216,7 @@ def _explain_chunk(
 ) -> Explanation:
     built_in = {name: method for name, method in methods.items() if isinstance(method, Method)}
     reductions = {name: _reduction(method, chunk) for name, method in built_in.items()}
-    asked = {name: method.looks() for name, method in built_in.items()}
+    asked = {name: _needed(method, predictions) for name, method in built_in.items()}
     told = any(_tells(look.place) for looks in asked.values() for look in looks)
     plan = _plan(asked if told or not predictions else {"": (Look(),), **asked})
     outputs, norm = torch.empty(0), None
@@ -254,6 +254,11 @@ def _reduction(method: Method, chunk: int) -> Reduction:
     if isinstance(reduction, Weighing):
         reduction.allow(chunk)
     return reduction
+
+
+def _needed(method: Method, numbers: bool) -> list[Look]:
+    """What a method needs to see for its map, and for its `numbers` where they are wanted."""
+    return [look for look in method.looks() if numbers or not look.optional]
 
 
 def _tells(place: Place) -> bool:

@@ -24,7 +24,7 @@ from lightning_saliency.attribution.method import (
     Method,
     OverChannels,
     Reduction,
-    completeness_gap,
+    gap_between,
     over_channels,
 )
 from lightning_saliency.attribution.points import Clean, OnPath, Point, baseline_like
@@ -85,8 +85,8 @@ class BlurIG(OverChannels):
     def looks(self) -> tuple[Look, ...]:
         """The score at both ends, and the gradient at the middle of each step between them."""
         path = (Blurred(self.sigma(step + 0.5)) for step in range(self.steps))
-        ends = (Look(), Look(Blurred(self.sigma(self.steps))))
-        return ends + tuple(Look(point, gradient=True) for point in path)
+        blurry = Look(Blurred(self.sigma(self.steps)), optional=True)
+        return Look(optional=True), blurry, *(Look(point, gradient=True) for point in path)
 
     def reduction(self) -> Reduction:
         """The running sum of gradients times ways."""
@@ -133,25 +133,26 @@ class _OutOfBlur(Reduction):
         self._blurry = Blurred(method.sigma(method.steps))
         middles = (method.sigma(step + 0.5) for step in range(method.steps))
         self._steps = {sigma: step for step, sigma in enumerate(middles)}
+        self._sum: Tensor | float = 0.0
+        self._ends: dict[int, Tensor] = {}
 
     def update(self, evidence: Evidence) -> None:
         point = evidence.point
         if point == Clean():
-            self._end_score, self._inputs = evidence.score, evidence.inputs
-            self._sum = torch.zeros_like(evidence.inputs)
+            self._ends[1] = evidence.score
         elif point == self._blurry:
-            self._start_score = evidence.score
+            self._ends[0] = evidence.score
         else:
             assert isinstance(point, Blurred)
             step = self._steps[point.sigma]
             near, far = (self._method.sigma(one) for one in (step, step + 1))
-            way = blurred(self._inputs, near) - blurred(self._inputs, far)
+            way = blurred(evidence.probes, near) - blurred(evidence.probes, far)
             self._sum += way * evidence.gradient
 
     def compute(self) -> Maps:
-        gap = completeness_gap(self._sum.flatten(1).sum(1), self._end_score - self._start_score)
+        assert isinstance(self._sum, Tensor)
         maps = over_channels(self._sum, self._method.channels)
-        return Maps(maps, self._sum, {"completeness_gap": gap})
+        return Maps(maps, self._sum, gap_between(self._ends, self._sum))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,9 +260,9 @@ class _Guided(Reduction):
         return moved.view_as(place)
 
     def compute(self) -> Maps:
-        gap = completeness_gap(self._sum.flatten(1).sum(1), self._end_score - self._start_score)
         maps = over_channels(self._sum, self._method.channels)
-        return Maps(maps, self._sum, {"completeness_gap": gap})
+        ends = {0: self._start_score, 1: self._end_score}
+        return Maps(maps, self._sum, gap_between(ends, self._sum))
 
 
 def guided(place: Tensor, high: Tensor, gradient: Tensor, need: Tensor, fraction: float) -> Tensor:

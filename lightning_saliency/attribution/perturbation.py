@@ -18,7 +18,7 @@ from lightning_saliency.attribution.arguments import (
     check_whole,
 )
 from lightning_saliency.attribution.method import Evidence, Look, Maps, Method, Reduction
-from lightning_saliency.attribution.points import Point, baseline_like, mix
+from lightning_saliency.attribution.points import Point, baseline_of, mix
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.errors import ConfigurationError
 
@@ -47,7 +47,7 @@ class Occluded(Point):
         moved = inputs.clone()
         where = (_ALL, _ALL, *self.place)
         hidden = moved[where]
-        hidden.copy_(baseline_like(hidden, self.baseline))
+        hidden.copy_(baseline_of(hidden, self.baseline))
         return moved
 
 
@@ -94,7 +94,7 @@ class Masked(Point):
         return large[0, 0][where]
 
     def at(self, inputs: Tensor, first: int) -> Tensor:
-        start = baseline_like(inputs, self.baseline)
+        start = baseline_of(inputs, self.baseline)
         return torch.addcmul(start, inputs - start, self.mask(inputs).to(inputs.dtype))
 
 

@@ -85,23 +85,24 @@ class OnPath(Point):
         return self.fraction == 0
 
     def at(self, inputs: Tensor, first: int) -> Tensor:
-        start = baseline_like(inputs, self.baseline)
-        # What isn't finite in a probe would stay in 0 × (x − x').
-        return start if self.is_one else torch.lerp(start, inputs, self.fraction)
+        if self.is_one:  # what isn't finite in a probe would stay in 0 × (x − x')
+            return baseline_like(inputs, self.baseline)
+        return torch.lerp(baseline_of(inputs, self.baseline), inputs, self.fraction)
 
 
 def baseline_like(inputs: Tensor, baseline: float | tuple[float, ...]) -> Tensor:
     """`baseline` in the shape of `inputs`: one number, or one per channel."""
-    if not isinstance(baseline, tuple):
-        return torch.full_like(inputs, baseline)
-    if len(baseline) != inputs.shape[1]:
+    return torch.empty_like(inputs).copy_(baseline_of(inputs, baseline))
+
+
+def baseline_of(inputs: Tensor, baseline: float | tuple[float, ...]) -> Tensor:
+    """The same in as few numbers as there are, which broadcast: `(1, 1 or C, 1, …)`."""
+    if isinstance(baseline, tuple) and len(baseline) != inputs.shape[1]:
         raise ConfigurationError(
             f"baseline={baseline} has {len(baseline)} numbers, the inputs have {inputs.shape[1]} "
             "channels: give one number, or one per channel."
         )
-    return torch.zeros_like(inputs) + inputs.new_tensor(baseline).view(
-        1, -1, *[1] * (inputs.ndim - 2)
-    )
+    return inputs.new_tensor(baseline).view(1, -1, *[1] * (inputs.ndim - 2))
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from lightning_saliency.attribution.method import (
     completeness_gap,
 )
 from lightning_saliency.attribution.perturbation import check_cells, knowing
-from lightning_saliency.attribution.points import Clean, OnPath, Point, baseline_like
+from lightning_saliency.attribution.points import Clean, OnPath, Point, baseline_of
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.errors import ConfigurationError
 
@@ -258,7 +258,7 @@ class _Seen(Point):
     def at(self, inputs: Tensor, first: int) -> Tensor:
         drawing = self.drawing.of(inputs, first)
         seen = drawing.coalitions[self.index].gather(1, drawing.labels)
-        start = baseline_like(inputs, drawing.method.baseline)
+        start = baseline_of(inputs, drawing.method.baseline)
         return torch.where(seen.view(len(inputs), 1, *inputs.shape[2:]), inputs, start)
 
 

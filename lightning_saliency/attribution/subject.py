@@ -41,16 +41,18 @@ class Subject:
     whole_graph: bool = False
     examples: Callable[[int], Tensor] | None = None
 
-    def scores(self, inputs: Tensor, rows: int | None = None) -> Tensor:
+    def scores(self, inputs: Tensor, rows: int | None = None, *, spare: bool = False) -> Tensor:
         """The outputs `(N, K)`, in the dtype in which the model gives them.
 
         Args:
             inputs: `(N, C, *spatial)`.
             rows: how many rows of outputs there must be, where these are not N.
+            spare: whether nobody needs the inputs afterwards.
         """
         rows = len(inputs) if rows is None else rows
-        # A copy: an in-place first layer refuses a leaf, and would overwrite the probes.
-        inputs = inputs.clone()
+        if not spare:
+            # A copy: an in-place first layer refuses a leaf, and would overwrite the probes.
+            inputs = inputs.clone()
         with self.context():
             outputs = self.output(self.call(self.module, inputs))
         if not isinstance(outputs, Tensor):

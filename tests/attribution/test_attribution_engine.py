@@ -19,19 +19,27 @@ from cheap_methods import cheap
 from torch import Tensor, nn
 
 from lightning_saliency.attribution import (
+    RISE,
+    AblationCAM,
     AnyMethod,
+    BlurIG,
     DeepLIFT,
     Explanation,
     GradCAM,
     GuidedBackprop,
     IntegratedGradients,
+    KernelSHAP,
     Method,
     Occlusion,
     Saliency,
+    ScoreCAM,
     SmoothGrad,
     Subject,
     explain,
 )
+from lightning_saliency.attribution.looking import look_once
+from lightning_saliency.attribution.method import Look
+from lightning_saliency.attribution.points import Clean, Noisy, OnPath, Point
 from lightning_saliency.targets import Logit, Margin
 
 # Passes are shared
@@ -295,3 +303,82 @@ def test_no_graph_is_kept_for_a_look_at_scores_alone() -> None:
     seen.clear()
     explain(subject, inputs, targets, {"m": GradCAM("second")})
     assert set(seen) == {True}
+
+
+class Writing(Deep):
+    """Its first layer works in place, on what it is given."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.mul_(0.5).add_(0.1))
+
+
+class Aside(Deep):
+    """The same function."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs * 0.5 + 0.1)
+
+
+OF_FRESH_ROWS: dict[str, Method] = {
+    "rise": RISE(masks=3),
+    "occlusion": Occlusion(window=4),
+    "score": ScoreCAM("second"),
+    "ablation": AblationCAM("act"),
+    "kernel": KernelSHAP(samples=8, cells=2),
+    "smooth": SmoothGrad(samples=2),
+    "path": IntegratedGradients(steps=2),
+    "lift": DeepLIFT(),
+}
+
+
+@pytest.mark.parametrize("name", OF_FRESH_ROWS)
+def test_a_model_may_write_into_what_it_is_given(name: str) -> None:
+    _, inputs, targets = deep_case()
+    before = inputs.clone()
+    method = {"one": OF_FRESH_ROWS[name]}
+    writing = explain(Writing(), inputs, targets, method)
+    assert torch.equal(inputs, before)
+    same(writing.maps["one"], explain(Aside(), inputs, targets, method).maps["one"])
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("point", [Clean(), Noisy(0.2, 0), OnPath(0.0), OnPath(0.5)], ids=str)
+def test_evidence_is_of_what_was_looked_at(point: Point, gradient: bool) -> None:
+    _, inputs, targets = deep_case()
+    look = Look(point, gradient=gradient)
+    seen = look_once(Subject(Writing()), look, inputs, targets, 0)
+    rows = 1 if look.of_one_row else len(inputs)
+    torch.testing.assert_close(seen.inputs, point.at(inputs[:rows], 0), rtol=0, atol=0)
+    assert torch.equal(seen.probes, inputs)
+
+
+def test_fresh_rows_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of each pass's rows would be a tenth of what a small net's forward pass takes."""
+    copied: list[int] = []
+    scores = Subject.scores
+
+    def noting(self: Subject, *given: Any, spare: bool = False) -> Tensor:
+        copied.append(not spare)
+        return scores(self, *given, spare=spare)
+
+    monkeypatch.setattr(Subject, "scores", noting)
+    explain(*deep_case(), {"one": RISE(masks=3)}, predictions=False)
+    assert copied == [False] * 3
+
+
+@pytest.mark.parametrize("method", [IntegratedGradients(steps=3), BlurIG(steps=3)], ids=str)
+def test_the_ends_of_a_path_are_looked_at_for_its_number_alone(method: Method) -> None:
+    model, inputs, targets = deep_case()
+    with counting(model) as count:
+        found = explain(model, inputs, targets, {"one": method})
+        assert len(count.sizes) == 5
+        alone = explain(model, inputs, targets, {"one": method}, predictions=False)
+        assert len(count.sizes) == 5 + 3
+    assert set(found.maps["one"].numbers) == {"completeness_gap"}
+    assert not alone.maps["one"].numbers
+    assert torch.equal(alone.maps["one"].map, found.maps["one"].map)
+    # Beside a method that needs the clean input for its map.
+    both = {"one": method, "kernel": KernelSHAP(samples=8, cells=2)}
+    found = explain(model, inputs, targets, both, predictions=False)
+    assert not found.maps["one"].numbers
+    assert "completeness_gap" in found.maps["kernel"].numbers

@@ -253,8 +253,10 @@ class Masked(OfChannels):
         flat = masks.flatten(1)
         low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
         spread = high - low
-        unit = ((flat - low) / spread.where(spread > 0, 1)).view(masks.shape)
-        return torch.cat([inputs] * self.copies) * unit[:, None].to(inputs.dtype)
+        unit = (flat - low).div_(spread.where(spread > 0, 1)).to(inputs.dtype)
+        # As (copies, n, 1, *spatial), so that the probes needn't be copied to be multiplied.
+        masked = inputs * unit.view(self.copies, len(inputs), 1, *inputs.shape[2:])
+        return masked.flatten(0, 1)
 
 
 class _Masking(Weighing):

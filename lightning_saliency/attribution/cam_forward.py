@@ -12,13 +12,12 @@ from torch import Tensor
 from lightning_saliency.attribution.arguments import check_whole
 from lightning_saliency.attribution.cam import LayerMethod
 from lightning_saliency.attribution.cam_layers import enlarged
-from lightning_saliency.attribution.folding import room
 from lightning_saliency.attribution.method import Evidence, Look, Maps, Reduction
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.tokens import as_map
 
-_ROWS, _COPIES = 32, 8
-"""Rows that fill a machine, and copies of few probes that make a CPU so busy."""
+_ROWS = 32
+"""Rows that fill a machine."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +217,8 @@ class ScoreCAM(ChannelMethod):
     The softmax runs over channels, so that the score of any baseline cancels. In units of the
     activation, ≥ 0, at the layer's resolution (1910.01279).
 
-    Passes: 1 forward per channel, 512 at the last block of a resnet18, 2,048 of a resnet50, up to
-    8 of few probes at once; no backward. Not in every validation.
+    Passes: 1 forward per channel, 512 at the last block of a resnet18, 2,048 of a resnet50, those
+    of few probes together, 32 rows at a time; no backward. Not in every validation.
     Good for: what the class is worth to the model where gradients vanish or mislead.
     Misleads: scores far apart let one channel rule the map; a masked image is one never trained on.
         It fails the check of Adebayo et al. 2018: with random weights its maps rank places as those
@@ -262,8 +261,7 @@ class Masked(OfChannels):
 class _Masking(Weighing):
     def _passes(self, layer: str) -> Iterator[Masked]:
         activation = self._kept[layer].activation
-        few = min(_COPIES, self._rows // len(activation))
-        copies = max(few, room(len(activation), self._rows, activation.device))
+        copies = max(1, self._rows // len(activation))
         for channels in torch.split(activation, copies, 1):
             yield Masked(layer, channels)
 

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.measures.numeric import defined, distribution, flat, nan_unless, scaled
+from lightning_saliency.measures.numeric import (
+    defined,
+    distribution,
+    flat,
+    nan_unless,
+    scaled,
+    sorted_rows,
+)
 
 
 def entropy(maps: Tensor) -> Tensor:
@@ -30,7 +37,7 @@ def gini(maps: Tensor) -> Tensor:
 
     Σ (2 i − P − 1) x_i ÷ (P Σ x) over the magnitudes in rising order (Hurley & Rickard 2009).
     """
-    rows = scaled(flat(maps).abs()).sort(1).values
+    rows, _ = sorted_rows(scaled(flat(maps).abs()))
     pixels = rows.shape[1]
     weights = torch.arange(1 - pixels, pixels, 2, dtype=rows.dtype, device=rows.device) / pixels
     return nan_unless(defined(maps), ((rows * weights).sum(1) / rows.sum(1)).clamp(0, 1))

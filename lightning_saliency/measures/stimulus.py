@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.measures.numeric import (
     averaged,
     defined,
     flat,
+    floating,
     nan_unless,
     standardised,
 )
@@ -171,8 +173,24 @@ def _check(maps: Tensor, images: Tensor) -> None:
 
 
 def _seen(images: Tensor, maps: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `look` sees of images at the pixels of maps: rows (N, P), standardised, NaN if flat."""
-    spatial, given = maps.shape[1:], images.shape[2:]
+    """What `look` sees of images at the pixels of maps: rows (N, P), standardised, NaN if flat.
+
+    It is the same for all methods and for several measures, so it is kept as long as the images.
+    """
+    spatial, dtype = tuple(maps.shape[1:]), floating(maps[:0]).dtype
+    if images.is_inference():  # which doesn't tell that it was overwritten
+        return _looked(images, spatial, look).to(dtype)
+    known, key = _KNOWN.setdefault(images, {}), (look, spatial, dtype, images._version)
+    if key not in known:
+        known[key] = _looked(images, spatial, look).to(dtype)
+    return known[key]
+
+
+_KNOWN: MutableMapping[Tensor, dict[tuple[object, ...], Tensor]] = WeakTensorKeyDictionary()
+
+
+def _looked(images: Tensor, spatial: Sequence[int], look: Callable[[Tensor], Tensor]) -> Tensor:
+    given = images.shape[2:]
     most = round(PLACES ** (1 / len(spatial)))
     sides = [
         length if length <= side else side * max(1, min(most, length) // side)
@@ -182,7 +200,7 @@ def _seen(images: Tensor, maps: Tensor, look: Callable[[Tensor], Tensor]) -> Ten
     seen = flat(averaged(look(averaged(unit, sides, skip=2)), spatial))
     # Rounding leaves differences where there are none, and to standardise would magnify them.
     textured = _varies(unit.flatten(2)).any(1) & _varies(seen / seen.abs().amax(1, keepdim=True))
-    return standardised(seen).masked_fill(~textured[:, None], torch.nan).to(flat(maps).dtype)
+    return standardised(seen).masked_fill(~textured[:, None], torch.nan)
 
 
 def _in_range(images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_saliency.measures.numeric import averaged, centred, standardised
+from lightning_saliency.measures.numeric import averaged, centred, sorted_rows, standardised
 
 SIDES = st.integers(1, 13)
 
@@ -63,3 +63,16 @@ def test_the_size_that_it_has_is_no_work() -> None:
     assert averaged(values, (3, 4)) is values
     assert averaged(values.half(), (2, 4)).dtype == torch.float16
     assert averaged(values[..., None], (3,), skip=1).shape == (2, 3, 4, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_sorted_as_torch_sorts_them(dtype: torch.dtype) -> None:
+    rows = torch.randn(5, 700, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    rows[1, 3], rows[1, 4], rows[2, ::2] = torch.nan, -torch.inf, 0.0
+    rows[2, 1::4] = -0.0
+    rows = rows.to(dtype).requires_grad_()
+    ordered, order = sorted_rows(rows)
+    assert torch.equal(ordered.nan_to_num(9.0), rows.sort(1).values.nan_to_num(9.0))
+    assert torch.equal(rows.gather(1, order).nan_to_num(9.0), ordered.nan_to_num(9.0))
+    assert torch.equal(order.sort(1).values, torch.arange(700).expand(5, -1))
+    assert sorted_rows(rows[:0])[0].shape == (0, 700)

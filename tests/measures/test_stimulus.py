@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.measures import stimulus
 from lightning_saliency.measures.numeric import averaged
 from lightning_saliency.measures.places import centre
 from lightning_saliency.measures.stimulus import (
@@ -297,3 +299,35 @@ def test_images_that_do_not_fit_are_told(
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"give an image \(N, C, \*spatial\) for each map"):
         measure(torch.ones(maps), torch.ones(images))
+
+
+def test_what_is_seen_of_images_is_kept_as_long_as_they_are_the_same() -> None:
+    maps, images = torch.rand(4, 8, 8), torch.rand(4, 3, 16, 16)
+    first = stimulus.edge_similarity(maps, images)
+    kept = stimulus._KNOWN[images]
+    assert len(kept) == 1
+    stimulus.stimulus_share(maps, images)
+    stimulus.edge_similarity(maps.sqrt(), images)
+    assert len(kept) == 3, "edges, residual and contrast, once each"
+    assert torch.equal(stimulus.edge_similarity(maps, images.clone()), first)
+    other = stimulus.edge_similarity(maps, torch.rand(4, 3, 16, 16))
+    assert not torch.equal(other, first)
+    images.copy_(images.flip(0).clone())
+    assert torch.equal(
+        stimulus.edge_similarity(maps, images), stimulus.edge_similarity(maps, images.clone())
+    )
+    assert not torch.equal(stimulus.edge_similarity(maps, images), first), "they were overwritten"
+    held = len(stimulus._KNOWN)
+    del images, kept
+    gc.collect()
+    assert len(stimulus._KNOWN) < held
+
+
+def test_inference_tensors_are_looked_at_each_time() -> None:
+    maps, plain = torch.rand(4, 8, 8), torch.rand(4, 3, 16, 16)
+    with torch.inference_mode():
+        images = plain.clone()
+        found = stimulus.edge_similarity(maps, images)
+        assert torch.equal(found, stimulus.edge_similarity(maps, plain))
+        images.copy_(plain.flip(0))
+        assert not torch.equal(stimulus.edge_similarity(maps, images), found)

@@ -41,7 +41,9 @@ the mean of {probes} digits, without maps that are all 0; the patch covers {area
 which is what a map that knows nothing has there. The attention family is shown on a vision
 transformer, where occlusion has {occlusion:.2f} on the patch and all of the family miss it; all
 others on a convolutional net, which flattens its last map into a linear layer. What rank
-correlation is left when the weights are random, `python benchmarks/sanity.py` prints.
+correlation is left when the weights are random, `python benchmarks/sanity.py` prints. How far each
+is from other libraries and from its equation: [references](tables/references.md); what it costs
+beside them: [speed and memory](speed.md).
 
 | name | class | passes | on the patch |
 |---|---|---|---|

@@ -42,6 +42,9 @@ PAIRINGS = 8
 LEAST = 1e-4
 """Contrast below which an image, or what is seen of it, is flat, as a share of its range."""
 
+_KNOWN: MutableMapping[Tensor, dict[tuple[object, ...], Tensor]] = WeakTensorKeyDictionary()
+"""Images → what was seen of them, as long as somebody holds them."""
+
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 _CENTRES, _SURROUNDS = (0, 1, 2), (2, 3)
 
@@ -184,9 +187,6 @@ def _seen(images: Tensor, maps: Tensor, look: Callable[[Tensor], Tensor]) -> Ten
     if key not in known:
         known[key] = _looked(images, spatial, look).to(dtype)
     return known[key]
-
-
-_KNOWN: MutableMapping[Tensor, dict[tuple[object, ...], Tensor]] = WeakTensorKeyDictionary()
 
 
 def _looked(images: Tensor, spatial: Sequence[int], look: Callable[[Tensor], Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ def requirements() -> list[str]:
     tomllib: Any = pytest.importorskip("tomllib", reason="Python reads TOML from 3.11 on")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    tried = ("pytorch-lightning", "transformers", "scipy", "matplotlib")
+    tried = ("pytorch-lightning", "transformers")
     others = [one for one in extras["dev"] if one.startswith(tried)]
     assert len(others) == len(tried)
     given = [one for name, extra in extras.items() if name != "dev" for one in extra]

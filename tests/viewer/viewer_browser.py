@@ -24,8 +24,9 @@ FLAGS = (
     "disable-dev-shm-usage", "window-size=1440,900",
 )  # fmt: skip
 
-OTHERS = ("favicon.ico", "/font-roboto/")
-"""What TensorBoard itself doesn't find: an icon without its page, its fonts under a prefix."""
+OTHERS = ("favicon.ico", "/font-roboto/", "/data/plugin/hparams/")
+"""What TensorBoard itself doesn't find: an icon without its page, its fonts under a prefix, and what
+its oldest release asks of a newer protobuf."""
 
 FRAME = "iframe[src*='name=saliency']"
 

@@ -25,8 +25,8 @@ FLAGS = (
 )  # fmt: skip
 
 OTHERS = ("favicon.ico", "/font-roboto/", "/data/plugin/hparams/")
-"""What TensorBoard itself doesn't find: an icon without its page, its fonts under a prefix, and what
-its oldest release asks of a newer protobuf."""
+"""What fails in TensorBoard itself: an icon without its page, its fonts under a prefix, and a page
+of its oldest release beside a newer protobuf."""
 
 FRAME = "iframe[src*='name=saliency']"
 

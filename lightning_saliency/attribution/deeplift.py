@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from lightning_saliency.attribution.arguments import check_baseline
 from lightning_saliency.attribution.calls import (
@@ -31,7 +31,7 @@ from lightning_saliency.attribution.method import (
     completeness_gap,
     over_channels,
 )
-from lightning_saliency.attribution.points import baseline_like, baseline_of
+from lightning_saliency.attribution.points import OnPath, baseline_of
 from lightning_saliency.attribution.rules import Rule
 
 _ELEMENTWISE = forms(
@@ -53,114 +53,125 @@ _POOLS: dict[Any, tuple[Callable[..., tuple[Tensor, Tensor]], int]] = {
 """Every form of max pooling → the form that says where the maxima are, and its dimensions."""
 
 
+class _Course:
+    """The calls of nonlinear functions in the baseline's pass, in their order, for the probes'."""
+
+    def __init__(self) -> None:
+        self._calls: deque[tuple[Any, Tensor]] = deque()
+        self.runs = False
+        """Whether the model runs: what reads a score off its outputs is not a part of it."""
+
+    def begin(self) -> None:
+        """Nothing has been called yet."""
+        self._calls.clear()
+        self.runs = True
+
+    def add(self, func: Any, inputs: Tensor) -> None:
+        """Keep what a function was called with."""
+        self._calls.append((func, inputs.detach().clone()))  # what comes after may overwrite it
+
+    def taken(self, func: Any, inputs: Tensor) -> Tensor:
+        """The baseline's input of the same call; `inputs` from where on the calls are others."""
+        known, start = self._calls.popleft() if self._calls else (None, inputs)
+        if known != func or start.shape != inputs.shape:
+            self._calls.clear()
+            return inputs
+        return start
+
+
+@dataclass(frozen=True)
+class _AtBaseline(Rule):
+    """The model as it is; what its nonlinear functions are called with is kept."""
+
+    course: _Course = field(compare=False)
+
+    def around(self, module: nn.Module) -> _Keeping:
+        check_eager(module, "DeepLIFT")
+        self.course.begin()
+        return _Keeping(self.course)
+
+    def leaving(self, scores: Tensor) -> Tensor:
+        self.course.runs = False
+        return scores
+
+
 @dataclass(frozen=True)
 class FromBaseline(Rule):
     """Nonlinear functions are followed back by Δout / Δin, both from the baseline to the probe.
 
-    The baseline is one for all probes, so it goes with them as one further row, not as one each.
+    The baseline's pass comes before, with as many rows as the probes': so each number has its own
+    of the baseline at the same place of the same call, however a model lays its rows out.
     """
 
     keeps_scores = True
 
-    baseline: float | tuple[float, ...] = 0.0
+    baseline: float | tuple[float, ...]
+    course: _Course = field(compare=False)
 
     def around(self, module: nn.Module) -> _Rescaling:
         """Replace the derivatives of nonlinear functions."""
-        check_eager(module, "DeepLIFT")
-        return _Rescaling()
-
-    def entering(self, inputs: Tensor) -> Tensor:
-        """The probes, and the baseline below them."""
-        return _beside(inputs, self.baseline)
+        self.course.runs = True
+        return _Rescaling(self.course)
 
     def leaving(self, scores: Tensor) -> Tensor:
-        """The rows of the probes, and the baseline's as often again: once for the class of each."""
-        return _apart(scores)
-
-    def classes(self, targets: Tensor) -> Tensor:
-        """The classes of the probes, twice."""
-        return targets.repeat(2)
+        """The scores: the model ends here."""
+        self.course.runs = False
+        return scores
 
 
-# Modes meet these two like torch's own functions: so the one around them learns how many rows there
-# are, and where the model ends.
+class _Keeping(Calls):
+    def __init__(self, course: _Course) -> None:
+        super().__init__()
+        self._course = course
 
-
-def _beside(inputs: Tensor, baseline: float | tuple[float, ...]) -> Tensor:
-    if has_torch_function_unary(inputs):
-        joined: Tensor = handle_torch_function(_beside, (inputs,), inputs, baseline)
-        return joined
-    return torch.cat([inputs, baseline_like(inputs[:1], baseline)])
-
-
-def _apart(scores: Tensor) -> Tensor:
-    if has_torch_function_unary(scores):
-        parted: Tensor = handle_torch_function(_apart, (scores,), scores)
-        return parted
-    return torch.cat([scores[:-1], scores[-1:].detach().expand_as(scores[:-1])])
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        inputs = _met(func, args, kwargs)
+        if inputs is not None and self._course.runs:
+            self._course.add(func, inputs)
+        return func(*args, **kwargs)
 
 
 class _Rescaling(Calls):
-    """Gives nonlinear functions the multiplier Δout / Δin for their derivative.
+    """Gives nonlinear functions the multiplier Δout / Δin for their derivative."""
 
-    A tensor whose first side is a multiple of the rows, as where windows are folded into it, holds
-    the rows one after the other; that of a transformer whose tokens come first has them on its
-    second side. Elsewhere derivatives stay.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, course: _Course) -> None:
         super().__init__()
-        self._rows = 0
-        self._inside = False
+        self._course = course
 
     def turn(self) -> None:
-        self._inside = True  # in what runs again
+        # What gradient checkpointing runs again meets no baseline and needs none: the nodes of the
+        # first run keep their multipliers, and save nothing that would be asked for again.
+        self._course.begin()
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func in (_beside, _apart):
-            rows = func(*args, **kwargs)
-            self._inside = func is _beside
-            self._rows = len(rows) if self._inside else self._rows
-            return rows
-        inputs = first_argument(args, kwargs) if func in _ELEMENTWISE or func in _POOLS else None
-        if not self._has_rows(inputs):
+        inputs = _met(func, args, kwargs)
+        if inputs is None or not self._course.runs:
             return func(*args, **kwargs)
-        assert isinstance(inputs, Tensor)
+        start = self._course.taken(func, inputs)
+        if not inputs.requires_grad:
+            return func(*args, **kwargs)
         kwargs.pop("input", None)
-        if func in _POOLS and self._second(inputs):
-            return func(inputs, *args[1:], **kwargs)
         if func in _POOLS:
-            return self._pooled(func, inputs, args[1:], kwargs)
+            return _pooled(func, inputs, start, args[1:], kwargs)
         if not all(map(_is_constant, (*args[1:], *kwargs.values()))):
             return func(inputs, *args[1:], **kwargs)
         in_place = is_in_place(func, kwargs)
         kwargs.pop("inplace", None)
         plain = partial(_applied, _ELEMENTWISE[func], args[1:], kwargs)
-        if not self._second(inputs):
-            return _Rescaled.apply(inputs, plain, self._rows, in_place)
-        turned = _Rescaled.apply(inputs.transpose(0, 1), plain, self._rows, False)
-        return inputs.copy_(turned.transpose(0, 1)) if in_place else turned.transpose(0, 1)
+        return _Rescaled.apply(inputs, start, plain, in_place)
 
-    def _has_rows(self, inputs: Any) -> bool:
-        return (
-            isinstance(inputs, Tensor)
-            and inputs.requires_grad
-            and inputs.ndim > 0
-            and self._inside
-            and (self._second(inputs) or len(inputs) % self._rows == 0)
-        )
 
-    def _second(self, inputs: Tensor) -> bool:
-        """Whether the rows are the second side, as where tokens come first."""
-        return inputs.ndim == 3 and len(inputs) != self._rows == inputs.shape[1]
+def _met(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """What a nonlinear function is called with; None of other calls."""
+    inputs = first_argument(args, kwargs) if func in _ELEMENTWISE or func in _POOLS else None
+    return inputs if isinstance(inputs, Tensor) else None
 
-    def _pooled(self, func: Any, inputs: Tensor, rest: Any, kwargs: dict[str, Any]) -> Any:
-        pool, sides = _POOLS[func]
-        if inputs.ndim != sides + 2:
-            return func(inputs, *rest, **kwargs)
-        wants_places = kwargs.pop("return_indices", False) or func is pool
-        found = _RescaledMax.apply(inputs, partial(_applied, pool, rest, kwargs), self._rows)
-        return found if wants_places or func is torch.adaptive_max_pool1d else found[0]
+
+def _pooled(func: Any, inputs: Tensor, start: Tensor, rest: Any, kwargs: dict[str, Any]) -> Any:
+    pool, sides = _POOLS[func]
+    wants_places = kwargs.pop("return_indices", False) or func is pool
+    found = _RescaledMax.apply(inputs, start, partial(_applied, pool, rest, kwargs), sides)
+    return found if wants_places or func is torch.adaptive_max_pool1d else found[0]
 
 
 def _applied(function: Callable[..., Any], rest: Any, kwargs: Any, inputs: Tensor) -> Any:
@@ -177,14 +188,19 @@ class _Rescaled(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, function: Callable[[Tensor], Tensor], rows: int, in_place: bool
+        ctx: Any,
+        inputs: Tensor,
+        start: Tensor,
+        function: Callable[[Tensor], Tensor],
+        in_place: bool,
     ) -> Tensor:
         with torch.enable_grad():
             ends = inputs.detach().requires_grad_()
             outputs = function(ends)
             (slope,) = torch.autograd.grad(outputs, ends, torch.ones_like(outputs))
         outputs = outputs.detach()
-        ctx.save_for_backward(_multiplier(*_in_rows(rows, inputs, outputs, slope)))
+        # Not saved as autograd saves: gradient checkpointing would drop it, and find the slope.
+        ctx.multiplier = _multiplier(inputs - start, outputs, function(start), slope)
         if not in_place:
             return outputs
         ctx.mark_dirty(inputs)
@@ -192,25 +208,17 @@ class _Rescaled(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (multiplier,) = ctx.saved_tensors
-        return gradient * multiplier, None, None, None
+        return gradient * ctx.multiplier, None, None, None
 
 
-def _in_rows(rows: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.detach().reshape(rows, -1, *tensor.shape[1:]) for tensor in tensors)
-
-
-def _multiplier(inputs: Tensor, outputs: Tensor, slope: Tensor) -> Tensor:
-    """Δout / Δin; the slope where Δin is so small that Δout would be rounding; 0 for the baseline.
+def _multiplier(way: Tensor, outputs: Tensor, begin: Tensor, slope: Tensor) -> Tensor:
+    """Δout / Δin; the slope where Δin is so small that Δout would be rounding.
 
     The bound is relative to the outputs: a ReLU's quotient is exact at any scale, and the two sides
     of its kink are never that near.
     """
-    way, rise = inputs[:-1] - inputs[-1:], outputs[:-1] - outputs[-1:]
-    rounding = torch.finfo(outputs.dtype).eps ** 0.5 * (outputs[:-1].abs() + outputs[-1:].abs())
-    far = way.abs() > rounding
-    multiplier = torch.where(far, rise / way.where(far, 1), slope[:-1])
-    return torch.cat([multiplier, torch.zeros_like(multiplier[:1])]).flatten(0, 1)
+    far = way.abs() > torch.finfo(outputs.dtype).eps ** 0.5 * (outputs.abs() + begin.abs())
+    return torch.where(far, (outputs - begin) / way.where(far, 1), slope)
 
 
 class _RescaledMax(Function):
@@ -223,28 +231,29 @@ class _RescaledMax(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, pool: Callable[[Tensor], tuple[Tensor, Tensor]], rows: int
+        ctx: Any,
+        inputs: Tensor,
+        start: Tensor,
+        pool: Callable[[Tensor], tuple[Tensor, Tensor]],
+        sides: int,
     ) -> tuple[Tensor, Tensor]:
-        outputs, places = pool(inputs)
+        (outputs, places), (begin, others) = pool(inputs), pool(start)
         ctx.mark_non_differentiable(places)
-        flat = [tensor.flatten(2) for tensor in (inputs, outputs, places)]
-        values, tops, at = _in_rows(rows, *flat)
-        way, rise = values[:-1] - values[-1:], tops[:-1] - tops[-1:]
-        own, other = at[:-1], at[-1:].expand_as(at[:-1])
+        ctx.shape, ctx.sides = inputs.shape, sides
+        way, rise = (inputs - start).flatten(-sides), (outputs - begin).flatten(-sides)
+        own, other = places.flatten(-sides), others.flatten(-sides)
         ups = _share(rise.clamp(min=0), way.gather(-1, own), still=rise == 0)
         downs = _share(rise.clamp(max=0), way.gather(-1, other), still=torch.zeros_like(rise) > 0)
-        ctx.shape, ctx.places, ctx.rows = inputs.shape, inputs[0, 0].numel(), rows
-        ctx.save_for_backward(own, other, ups, downs)
+        ctx.shares = (own, ups), (other, downs)
         return outputs, places
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None]:
-        own, other, ups, downs = ctx.saved_tensors
-        (flat,) = _in_rows(ctx.rows, gradient.flatten(2))
-        found = gradient.new_zeros(ctx.rows, len(gradient) // ctx.rows, ctx.shape[1], ctx.places)
-        found[:-1].scatter_add_(-1, own, flat[:-1] * ups)
-        found[:-1].scatter_add_(-1, other, flat[:-1] * downs)
-        return found.view(ctx.shape), None, None
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
+        flat = gradient.flatten(-ctx.sides)
+        found = gradient.new_zeros(ctx.shape).flatten(-ctx.sides)
+        for at, share in ctx.shares:
+            found.scatter_add_(-1, at, flat * share)
+        return found.view(ctx.shape), None, None, None
 
 
 def _share(rise: Tensor, way: Tensor, still: Tensor) -> Tensor:
@@ -265,7 +274,12 @@ class DeepLIFT(OverChannels):
     relative gap that this leaves, |Σ − (s(x) − s(x'))| / |s(x) − s(x')|, is logged beside the map;
     it is left out where the score is the same at both ends.
 
-    Passes: 1 forward and backward of its own, with one row more than the probes.
+    Each number of a call is compared with the baseline's in the same call at the same place, so it
+    does not matter how a model lays its rows out: tokens first, windows folded into the rows, one
+    sample after the other. Where the calls depend on the data and are others for the baseline,
+    derivatives stay from there on.
+
+    Passes: 1 forward of the baseline, 1 forward and backward of its own.
     Good for: signed contributions relative to a baseline at the cost of a gradient; it sees through
         saturated units, where the gradient is 0.
     Misleads: it shows nothing where the probe equals the baseline, black objects on black say; with
@@ -284,8 +298,12 @@ class DeepLIFT(OverChannels):
         check_baseline(self, self.baseline)
 
     def looks(self) -> tuple[Look, ...]:
-        """The multipliers at the clean input, and the score there and at the baseline."""
-        return (Look(rule=FromBaseline(self.baseline), gradient=True),)
+        """The baseline first; then the multipliers at the clean input, by what was seen there."""
+        course = _Course()
+        return (
+            Look(OnPath(0.0, self.baseline), _AtBaseline(course)),
+            Look(rule=FromBaseline(self.baseline, course), gradient=True),
+        )
 
     def reduction(self) -> Reduction:
         """The multipliers, times the way."""
@@ -298,13 +316,14 @@ class _Contributions(Reduction):
         self._baseline = baseline
 
     def update(self, evidence: Evidence) -> None:
+        if isinstance(evidence.rule, _AtBaseline):
+            self._start = evidence.score
+            return
         way = evidence.inputs - baseline_of(evidence.inputs, self._baseline)
-        self._signed = way * evidence.gradient
-        self._ends = evidence.score
+        self._signed, self._score = way * evidence.gradient, evidence.score
 
     def compute(self) -> Maps:
-        score, start = self._ends.chunk(2)
-        gap = completeness_gap(self._signed.flatten(1).sum(1), score - start)
+        gap = completeness_gap(self._signed.flatten(1).sum(1), self._score - self._start)
         return Maps(
             over_channels(self._signed, self._channels), self._signed, {"completeness_gap": gap}
         )

@@ -391,18 +391,6 @@ def test_the_gap_tells_of_attention_and_layer_normalisation(batch_first: bool) -
     assert maps.numbers["completeness_gap"].min() > 1e-3
 
 
-def test_windows_that_are_folded_into_the_rows_find_their_baseline() -> None:
-    class Windows(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            folded = inputs.unfold(2, 2, 2).transpose(1, 2).flatten(0, 1)  # (n × 3, C, 2)
-            mixed = folded @ torch.tensor([[0.7, -1.1], [0.4, 0.9]], dtype=F64)
-            scores: Tensor = F.gelu(mixed).reshape(len(inputs), 12)
-            return scores @ torch.arange(24.0, dtype=F64).sin().view(12, 2)
-
-    maps = explained(Windows(), images(5, 2, 6), Y, baseline=(0.5, -0.3))
-    assert complete(maps)
-
-
 def test_a_function_of_two_tensors_is_left_alone() -> None:
     class Bounded(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
@@ -415,15 +403,19 @@ def test_a_function_of_two_tensors_is_left_alone() -> None:
     close(found, gradient.signed * (inputs - 0.2), relative=1e-13)
 
 
-def test_max_pooling_over_rows_of_numbers_is_differentiated() -> None:
+def test_max_pooling_over_rows_of_numbers_has_its_rule() -> None:
     class Rows(nn.Module):  # `(n, L)`, which torch reads as n channels of one signal
         def forward(self, inputs: Tensor) -> Tensor:
             return F.max_pool1d(inputs.flatten(1), 2)
 
+    class Channels(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return F.max_pool1d(inputs, 2).flatten(1)
+
     inputs, classes = images(3, 1, 6), torch.tensor([0, 1, 2])
-    found = explained(Rows(), inputs, classes, 0.2).signed
-    gradient = explain(Rows(), inputs, classes, {"m": Saliency()}, target=Logit()).maps["m"]
-    close(found, gradient.signed * (inputs - 0.2), relative=1e-13)
+    found, wanted = (explained(net, inputs, classes, 0.2) for net in (Rows(), Channels()))
+    close(found.signed, wanted.signed, relative=1e-13)
+    assert complete(found)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
@@ -459,12 +451,12 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     assert complete(saved)
 
 
-def test_it_costs_one_pass_with_one_row_more() -> None:
+def test_it_costs_a_pass_of_the_baseline_and_one_of_the_probes() -> None:
     net, inputs, classes = Closed(), images(5, 2, 6, 7), torch.tensor([0, 1, 2, 3, 0])
     methods: dict[str, Any] = {"a": DeepLIFT(), "b": DeepLIFT(channels="l2"), "c": Saliency()}
     with counting(net) as count:
         explain(net, inputs, classes, methods)
-    assert sorted(count.sizes) == [5, 6]
+    assert count.sizes == [5, 5, 5]
 
 
 def test_contributions_are_those_of_integrated_gradients_where_units_do_not_meet() -> None:
@@ -509,32 +501,91 @@ def test_a_baseline_of_other_channels_is_told() -> None:
         explained(Units(F.relu), X, Y, (0.0, 1.0))
 
 
-@pytest.mark.parametrize("tokens", [7, 8, 25])
-def test_tokens_may_come_first(tokens: int) -> None:
-    """The same net with its tokens before the probes: the same maps, whatever the chunk."""
+def of_each(body: Function, rows: Tensor) -> Tensor:
+    return torch.stack([body(row) for row in rows])
 
-    class Tokens(nn.Module):
-        def __init__(self, first: bool) -> None:
-            super().__init__()
+
+def of_columns(body: Function, rows: Tensor) -> Tensor:
+    """Activations of `(D, n × T)`."""
+    mixed = rows.flatten(0, 1)
+    for layer in body:  # type: ignore[attr-defined]
+        mixed = layer(mixed.mT).mT if isinstance(layer, nn.ReLU | nn.Tanh) else layer(mixed)
+    return mixed.view(*rows.shape[:2], -1)
+
+
+def of_two_views(body: Function, rows: Tensor) -> Tensor:
+    one, other = body(torch.cat([rows, rows.flip(1)])).chunk(2)
+    return (one + other.flip(1)) / 2
+
+
+LAYOUTS: dict[str, Callable[[Function, Tensor], Tensor]] = {
+    "tokens first": lambda body, rows: body(rows.transpose(0, 1)).transpose(0, 1),
+    "tokens first, folded": lambda body, rows: (
+        body(rows.transpose(0, 1).flatten(0, 1)).view(-1, len(rows), 4).transpose(0, 1)
+    ),
+    "rows third": lambda body, rows: (
+        body(rows.transpose(0, 1).reshape(2, -1, len(rows), 3)).flatten(0, 1).transpose(0, 1)
+    ),
+    "folded": lambda body, rows: body(rows.flatten(0, 1)).view(len(rows), -1, 4),
+    "columns": of_columns,
+    "one after the other": of_each,
+    "two views": of_two_views,
+}
+
+
+class Laid(nn.Module):
+    """A perceptron over the places of `(n, C, T)`, laid out in some way."""
+
+    def __init__(self, layout: Callable[[Function, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layout = layout
+        with torch.random.fork_rng([]):
             torch.manual_seed(0)
-            self.first = first
-            self.body = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 4), nn.Tanh())
-            self.to(torch.float64)
+            self.body = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh())
+        self.to(F64)
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        weights = torch.arange(1.0, inputs.shape[2] + 1, dtype=F64).cos()
+        scores: Tensor = (self.layout(self.body, inputs.mT) * weights[:, None]).sum(1)
+        return scores
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_layout_of_rows_does_not_matter(name: str) -> None:
+    """The same net, its rows where a model may have them: the same maps, whatever the chunk."""
+    classes = torch.tensor([0, 1, 2, 3])
+    # As many places as rows, one more, twice as many: a size says nothing of which side it is.
+    for tokens in (4, 6, 8):
+        inputs = images(4, 3, tokens)
+        wanted = explained(Laid(lambda body, rows: body(rows)), inputs, classes, 0.3)
+        assert complete(wanted)
+        for chunk in (1, 3, 4):
+            found = explained(Laid(LAYOUTS[name]), inputs, classes, 0.3, chunk=chunk)
+            close(found.signed, wanted.signed, relative=1e-11)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_where_tokens_come_first_their_number_does_not_matter(chunk: int) -> None:
+    """As many tokens as probes, or one more, and attention between them."""
+    for tokens in (5, 6):
+        inputs, classes = images(5, 6, tokens), torch.tensor([0, 1, 2, 0, 1])
+        wanted = explained(Attention(True), inputs, classes, 0.2)
+        found = explained(Attention(False), inputs, classes, 0.2, chunk=chunk)
+        close(found.signed, wanted.signed, relative=1e-10)
+
+
+def test_calls_that_the_baseline_does_not_make_are_differentiated() -> None:
+    class Longer(nn.Module):  # the second call is made where there is something to see
         def forward(self, inputs: Tensor) -> Tensor:
-            rows = inputs.transpose(1, 2)
-            rows = rows.transpose(0, 1) if self.first else rows
-            scores: Tensor = self.body(rows).sum(0 if self.first else 1)
-            return scores
+            hidden = (inputs.flatten(1) @ mix).tanh()
+            return (hidden @ mix).sigmoid() if inputs.any() else hidden @ mix
 
-    inputs = torch.randn(4, 3, tokens, dtype=torch.float64)
-    targets = torch.tensor([0, 1, 2, 3])
-    methods = {"m": DeepLIFT()}
-    expected = explain(Tokens(False), inputs, targets, methods, target=Logit()).maps["m"]
-    assert expected.numbers["completeness_gap"].amax() < 1e-12
-    for chunk in (1, 3, 4):
-        found = explain(Tokens(True), inputs, targets, methods, target=Logit(), chunk=chunk)
-        torch.testing.assert_close(found.maps["m"].signed, expected.signed)
+    mix = torch.arange(36.0, dtype=F64).mul(0.7).sin().view(6, 6)
+    found = explained(Longer(), X, Y).signed.flatten(1)
+    first = X.flatten(1) @ mix
+    last = (first.tanh() @ mix).sigmoid()
+    slope = (last * (1 - last))[torch.arange(5), Y, None] * mix.T[Y]
+    close(found, X.flatten(1) * ((slope * first.tanh() / first) @ mix.T), relative=1e-11)
 
 
 def test_what_is_torchscript_is_told() -> None:

@@ -68,6 +68,7 @@ FLOORS = (
     "attribution",
     "targets",
     "probes",
+    "halving",
     "observation",
     "shards",
     "record",

@@ -17,13 +17,14 @@ from lightning_saliency.attribution.arguments import (
     check_whole,
     is_finite,
 )
+from lightning_saliency.attribution.checking import check_call
 from lightning_saliency.attribution.looking import Lockstep, full, look_once
 from lightning_saliency.attribution.method import Look
-from lightning_saliency.attribution.passes import CHUNK, check_call
+from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.attribution.paths import blurred
 from lightning_saliency.attribution.points import baseline_like, mix
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.faithfulness.halving import in_chunks
+from lightning_saliency.halving import in_chunks
 from lightning_saliency.measures.numeric import averaged, defined, flat, nan_unless
 from lightning_saliency.targets import confidence, tells_classes
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution import Subject
+from lightning_saliency.attribution.checking import check_call
 from lightning_saliency.attribution.looking import Lockstep, full, look_once
 from lightning_saliency.attribution.method import Look
-from lightning_saliency.attribution.passes import CHUNK, check_call
+from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.attribution.points import mix
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.faithfulness.halving import in_chunks
+from lightning_saliency.halving import in_chunks
 from lightning_saliency.measures.numeric import nan_unless
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_saliency.faithfulness.halving import in_chunks
+from lightning_saliency.halving import in_chunks
 
 CPU = torch.device("cpu")
 

@@ -16,22 +16,23 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lightning_saliency.attribution import AnyMethod, Subject, resolve_methods
-from lightning_saliency.attribution.passes import CHUNK, check_call
+from lightning_saliency.attribution.checking import (
+    as_indices,
+    check_call,
+    check_inputs,
+    check_model,
+    check_targets,
+)
+from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.attribution.passes import explain as look
+from lightning_saliency.attribution.predicting import predicted
 from lightning_saliency.calling import Forward, called_by, picked_by
 from lightning_saliency.calling import Output as Picked
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.gallery import Gallery, View
 from lightning_saliency.observation import observing
 from lightning_saliency.progress import PATIENCE
-from lightning_saliency.targets import (
-    Output,
-    Target,
-    check_classes,
-    confidence,
-    predictions,
-    resolve_target,
-)
+from lightning_saliency.targets import confidence, predictions, resolve_target
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,12 @@ def explain(
             that can't be found; with the argument and the remedy.
         NoGradientPathError: the score does not depend differentiably on the input or a layer.
     """
+    check_model(model)
     resolved = resolve_methods(methods)
-    labels = None if targets is None else _as_classes(targets)
-    check_call(inputs, torch.zeros(len(inputs)) if labels is None else labels, chunk)
+    check_inputs(inputs, chunk)
+    labels = None if targets is None else as_indices(_as_classes(targets))
+    if labels is not None:
+        check_call(inputs, labels, chunk)
     like = next((one for one in model.parameters() if one.is_floating_point()), inputs)
     inputs = inputs.detach().to(like)
     subject = Subject(
@@ -167,10 +171,10 @@ def explain(
         tqdm(desc="Saliency", delay=PATIENCE, disable=not progress, leave=False) as bar,
     ):
         if labels is None:
-            explained = _predicted(subject, inputs, chunk)
+            explained = predicted(subject, inputs, chunk)
         else:
             explained = labels.to(inputs.device)
-            _check(subject, inputs, explained)
+            check_targets(subject, inputs, explained)
         told = partial(_tell, bar)
         found = look(subject, inputs, explained, resolved, chunk=chunk, progress=told)
     return Explained(
@@ -185,12 +189,6 @@ def explain(
     )
 
 
-def _predicted(subject: Subject, inputs: Tensor, chunk: int) -> Tensor:
-    with torch.no_grad():
-        scores = [subject.scores(part) for part in torch.split(inputs, chunk)]
-    return predictions(torch.cat(scores))
-
-
 def _as_classes(targets: object) -> Tensor:
     try:
         return torch.as_tensor(targets)
@@ -199,19 +197,6 @@ def _as_classes(targets: object) -> Tensor:
             f"targets={targets!r} are no numbers: give the class of each input, or name what you "
             "mean, such as methods='grad_cam'."
         ) from error
-
-
-def _check(subject: Subject, inputs: Tensor, classes: Tensor) -> None:
-    """Raise where a class is not one of the model's; what a user's target takes is its affair."""
-    of_classes = isinstance(subject.target, Target) and not isinstance(subject.target, Output)
-    if of_classes:
-        if classes.is_floating_point():
-            raise ConfigurationError(
-                f"targets are {classes.dtype}: classes are whole numbers. For a regression use "
-                "target='output'."
-            )
-        with torch.no_grad():
-            check_classes(subject.scores(inputs[:1]), classes, "targets")
 
 
 def _tell(bar: Any, done: int, total: int) -> None:

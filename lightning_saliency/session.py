@@ -12,6 +12,7 @@ from lightning_saliency import trainers
 from lightning_saliency.attribution import AnyMethod, Subject
 from lightning_saliency.attribution.binding import Layers
 from lightning_saliency.attribution.passes import CHUNK
+from lightning_saliency.attribution.predicting import predicted
 from lightning_saliency.errors import ConfigurationError, in_words
 from lightning_saliency.gallery import Gallery
 from lightning_saliency.measures import Measure, Stimulus
@@ -21,7 +22,7 @@ from lightning_saliency.probes import (
     Probes,
 )
 from lightning_saliency.settings import Settings, words
-from lightning_saliency.targets import Output, Target, check_classes, predictions
+from lightning_saliency.targets import Output, Target, check_classes
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,7 @@ def explained_classes(
     if isinstance(settings.target, Output):
         return torch.zeros(count, dtype=torch.long, device=inputs.device)
     if wanted == "prediction":
-        with torch.no_grad():
-            chunks = torch.split(inputs, min(settings.chunk or CHUNK, count))
-            parts = [predictions(subject.scores(chunk)) for chunk in chunks]
-        return torch.cat(parts)
+        return predicted(subject, inputs, settings.chunk or CHUNK)
     if isinstance(wanted, int):
         classes = torch.full((count,), wanted, device=inputs.device)
     elif probes.targets is None:

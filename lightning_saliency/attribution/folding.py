@@ -23,14 +23,19 @@ def room(probes: int, chunk: int, device: torch.device) -> int:
     return 1 if device.type == "cpu" else max(1, chunk // probes)
 
 
-def folded(looks: Sequence[Look], copies: int) -> Iterator[Sequence[Look]]:
+def folded(looks: Sequence[Look], copies: int, shape: torch.Size) -> Iterator[Sequence[Look]]:
     """Looks in their order, next ones together that want the same: up to `copies` at a time.
 
     The clean input stays alone: what is seen there must not depend on what else is looked at.
+
+    Args:
+        looks: in the order in which they are wanted.
+        copies: how many points a pass takes.
+        shape: of the probes.
     """
     group: list[Look] = []
     for look in looks:
-        if group and (len(group) == copies or not _fit(group[0], look)):
+        if group and (len(group) == copies or not _fit(group[0], look, shape)):
             yield group
             group = []
         group.append(look)
@@ -38,9 +43,11 @@ def folded(looks: Sequence[Look], copies: int) -> Iterator[Sequence[Look]]:
         yield group
 
 
-def _fit(one: Look, other: Look) -> bool:
+def _fit(one: Look, other: Look, shape: torch.Size) -> bool:
     alone = any(look.point == Clean() or look.point.is_one for look in (one, other))
-    return not alone and one.rule == Plain() and replace(one, point=other.point) == other
+    if alone or one.point.shape_of(shape) != other.point.shape_of(shape):
+        return False
+    return one.rule == Plain() and replace(one, point=other.point) == other
 
 
 def look_together(

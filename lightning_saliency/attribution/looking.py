@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -16,8 +17,9 @@ from lightning_saliency.attribution.taps import Tap
 from lightning_saliency.errors import ConfigurationError
 
 HALF_SCALE = 1024.0
-"""Factor on a float16 score while it is differentiated: without it some gradients underflow to 0.
-A power of two, so that dividing by it afterwards changes nothing else."""
+"""Factor on the score of a model in float16 while it is differentiated: without it some gradients
+underflow to 0. A power of two, so that dividing by it afterwards changes nothing else. Gradients
+above 64 overflow with it: they are looked at once more without."""
 
 _BLOCK = "the attention of block "
 
@@ -43,6 +45,24 @@ def look_once(
         NoGradientPathError: the score does not depend on the input or on a named layer.
         ConfigurationError: outputs of a wrong shape, an unknown layer.
     """
+    seen, scale = _look(subject, look, inputs, targets, first, lockstep, HALF_SCALE)
+    # Ranks that go in step can't repeat a pass alone.
+    if scale == 1 or lockstep is not nullcontext or _is_finite(seen):
+        return seen
+    plain, _ = _look(subject, look, inputs, targets, first, lockstep, 1.0)
+    return _patched(seen, plain)
+
+
+def _look(
+    subject: Subject,
+    look: Look,
+    inputs: Tensor,
+    targets: Tensor,
+    first: int,
+    lockstep: Lockstep,
+    half_scale: float,
+) -> tuple[Evidence, float]:
+    """The evidence, and the factor on the score: `half_scale` of a model in float16, else 1."""
     with lockstep():
         rows = inputs[:1] if look.of_one_row else inputs
         moved = _moved(look, rows, first)
@@ -63,17 +83,18 @@ def look_once(
                 moved = _moved(look, rows, first)
             scores = scores.expand(len(inputs), *scores.shape[1:]) if look.of_one_row else scores
             read, attention = tap.taken(), attending.taken()
-            outputs, score, total = _scored(subject, scores, look.rule.classes(targets))
+            scale = half_scale if scores.dtype == torch.float16 or subject.is_half else 1.0
+            outputs, score, total = _scored(subject, scores, look.rule.classes(targets), scale)
         with lockstep():
             named = [(name, read[name]) for name in look.layers]
             if look.attention == "gradients":
                 named += [(f"{_BLOCK}{place}", one) for place, one in enumerate(attention)]
             wanted = ([leaf] if look.gradient else []) + [tensor for _, tensor in named]
-            found = _gradients(total, score, wanted, scores.dtype)
+            found = _gradients(total, score, wanted, scale)
             gradients = _checked(found, ["the input"] * look.gradient + [name for name, _ in named])
     input_gradient = gradients.pop(0) if look.gradient else leaf.new_empty(0)
     layers, blocks = gradients[: len(look.layers)], gradients[len(look.layers) :]
-    return Evidence(
+    evidence = Evidence(
         look.point,
         look.rule,
         first,
@@ -86,6 +107,32 @@ def look_once(
         {name: full(grad) for name, grad in zip(look.layers, layers, strict=True)},
         tuple(full(one.detach()) for one in attention),
         tuple(map(full, blocks)),
+    )
+    return evidence, scale
+
+
+def _is_finite(seen: Evidence) -> bool:
+    return all(bool(one.isfinite().all()) for one in _gradients_of(seen))
+
+
+def _gradients_of(seen: Evidence) -> list[Tensor]:
+    return [seen.gradient, *seen.layer_gradients.values(), *seen.attention_gradients]
+
+
+def _patched(seen: Evidence, plain: Evidence) -> Evidence:
+    """Gradients of `plain` where those of `seen` overflowed: what depends on it is not finite."""
+
+    def of(one: Tensor, other: Tensor) -> Tensor:
+        return torch.where(one.isfinite(), one, other)
+
+    layers = {
+        name: of(one, plain.layer_gradients[name]) for name, one in seen.layer_gradients.items()
+    }
+    return replace(
+        seen,
+        gradient=of(seen.gradient, plain.gradient),
+        layer_gradients=layers,
+        attention_gradients=tuple(map(of, seen.attention_gradients, plain.attention_gradients)),
     )
 
 
@@ -108,9 +155,10 @@ def _shares(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def _scored(subject: Subject, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _scored(
+    subject: Subject, scores: Tensor, targets: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """The outputs in full precision, the score of each probe, and what is differentiated."""
-    scale = HALF_SCALE if scores.dtype == torch.float16 else 1.0
     # Probes don't see each other in evaluation mode, so one summed backward gives each its own.
     # Gradients may be off around this: they are left off below the lowest layer.
     with torch.enable_grad(), torch.autocast(scores.device.type, enabled=False):
@@ -125,7 +173,7 @@ def _scored(subject: Subject, scores: Tensor, targets: Tensor) -> tuple[Tensor, 
 
 
 def _gradients(
-    total: Tensor, score: Tensor, wanted: list[Tensor], dtype: torch.dtype
+    total: Tensor, score: Tensor, wanted: list[Tensor], scale: float
 ) -> Iterable[Tensor | None]:
     if not wanted:
         return ()
@@ -136,9 +184,9 @@ def _gradients(
             "input to the score: let gradients through, or say with forward=… what to call."
         )
     gradients = torch.autograd.grad(total, wanted, allow_unused=True)
-    if dtype != torch.float16:
+    if scale == 1:
         return gradients
-    return [None if grad is None else full(grad) / HALF_SCALE for grad in gradients]
+    return [None if grad is None else full(grad) / scale for grad in gradients]
 
 
 def _checked(gradients: Iterable[Tensor | None], names: list[str]) -> list[Tensor]:

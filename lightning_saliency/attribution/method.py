@@ -187,14 +187,16 @@ class Method(ABC):
 
         The model keeps its mode, gradients and buffers.
         """
-        from lightning_saliency.attribution.passes import explain
+        from lightning_saliency.attribution import checking, passes
         from lightning_saliency.observation import observing
         from lightning_saliency.targets import resolve_target
 
-        scalar = resolve_target(target)
+        checking.check_model(model)
+        checking.check_call(inputs, targets, passes.CHUNK)
+        subject = Subject(model, resolve_target(target))
         with observing(model):
-            given = {"map": self}
-            found = explain(model, inputs, targets, given, target=scalar, predictions=False)
+            checking.check_targets(subject, inputs, targets)
+            found = passes.explain(subject, inputs, targets, {"map": self}, predictions=False)
         return found.maps["map"].map
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.binding import bind
 from lightning_saliency.attribution.cam_forward import Weighing
+from lightning_saliency.attribution.checking import as_indices, check_call, ordinary
 from lightning_saliency.attribution.folding import folded, look_together, room
 from lightning_saliency.attribution.looking import Lockstep, full
 from lightning_saliency.attribution.method import (
@@ -34,7 +35,7 @@ from lightning_saliency.attribution.points import Clean
 from lightning_saliency.attribution.rules import Plain
 from lightning_saliency.attribution.subject import Subject, describe
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.observation import out_of_memory
+from lightning_saliency.observation import in_evaluation, out_of_memory
 
 CHUNK = 32
 """Rows in one pass, by default. Halved when memory runs out."""
@@ -102,6 +103,7 @@ def explain(
     if target is not None:
         subject = replace(subject, target=target)
     check_call(inputs, targets, chunk)
+    inputs, targets = ordinary(inputs), as_indices(ordinary(targets))
     bound = bind(subject, inputs, methods)
     return _joined(
         list(
@@ -173,22 +175,6 @@ def in_chunks(
             torch.cuda.empty_cache()
 
 
-def check_call(inputs: object, targets: object, chunk: int) -> None:
-    """Raise a `ConfigurationError` unless there is a class for each of at least one input."""
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 3:
-        raise ConfigurationError(
-            f"inputs is {describe(inputs)}; give a floating-point tensor (N, C, *spatial), such as "
-            "images.float() or image[None]."
-        )
-    if not isinstance(targets, Tensor) or targets.shape != inputs.shape[:1]:
-        raise ConfigurationError(
-            f"targets is {describe(targets)} for {len(inputs)} inputs; give a tensor (N,) with the "
-            "class of each. One example alone is inputs[None], targets[None]."
-        )
-    if chunk < 1 or not len(inputs):
-        raise ConfigurationError(f"chunk={chunk} for {len(inputs)} probes: both are at least 1.")
-
-
 class _Progress:
     """Passes over single probes. What runs again after memory ran out is not told again."""
 
@@ -223,7 +209,7 @@ def _explain_chunk(
     done, known = 0, len(plan)
     copies = room(len(inputs), chunk, inputs.device)
     while plan:
-        for looks in folded([look for look, _ in plan.values()], copies):
+        for looks in folded([look for look, _ in plan.values()], copies, inputs.shape):
             for evidence in look_together(subject, looks, inputs, targets, first, lockstep):
                 place = evidence.point, evidence.rule
                 look, listeners = plan[place]
@@ -281,8 +267,10 @@ def _from_function(
     name: str, function: Callable[..., object], subject: Subject, inputs: Tensor, targets: Tensor
 ) -> Maps:
     try:
-        # Its own copies: what it writes to, and the gradients it leaves there, are its affair.
-        maps = function(subject.plain(), inputs.detach().clone(), targets.clone())
+        # Its own copies: what it writes to, and the gradients it leaves there, are its affair. The
+        # mode that it leaves the model in, and its hooks, must not reach the next chunk.
+        with in_evaluation(subject.module):
+            maps = function(subject.plain(), inputs.detach().clone(), targets.clone())
     except Exception as error:
         if out_of_memory(error) or isinstance(error, ConfigurationError):
             raise

@@ -22,6 +22,10 @@ class Point(ABC):
         """Whether it is the same place for all probes: then one row tells the scores of all."""
         return False
 
+    def shape_of(self, shape: torch.Size) -> torch.Size:
+        """The shape of what `at` makes of inputs of `shape`."""
+        return shape
+
     @abstractmethod
     def at(self, inputs: Tensor, first: int) -> Tensor:
         """Move each probe to this point.
@@ -32,7 +36,7 @@ class Point(ABC):
                 probe's index alone, so that the size of a chunk changes no map.
 
         Returns:
-            Like `inputs`: shape, dtype, device and memory format.
+            Like `inputs`: dtype, device and memory format, and the shape but for `shape_of`.
         """
 
 
@@ -65,7 +69,9 @@ class Noisy(Point):
         for offset, row in enumerate(noise):
             generator.manual_seed(mix(self.seed, self.index, first + offset))
             # Drawn in one layout: filled in place, a noise would depend on the memory format.
-            row.copy_(torch.randn(row.shape, generator=generator, device=row.device))
+            row.copy_(
+                torch.randn(row.shape, generator=generator, dtype=row.dtype, device=row.device)
+            )
         return inputs + (noise * _column(sigma, inputs)).to(inputs.dtype)
 
 

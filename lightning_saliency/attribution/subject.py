@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_saliency.errors import ConfigurationError
@@ -41,6 +42,17 @@ class Subject:
     whole_graph: bool = False
     examples: Callable[[int], Tensor] | None = None
 
+    @property
+    def is_half(self) -> bool:
+        """Whether a part of it is computed in float16, whatever the dtype of its scores."""
+        weights = list(self.module.parameters())
+        if any(one.dtype == torch.float16 for one in weights):
+            return True
+        kind = weights[0].device.type if weights else "cpu"
+        with self.context():
+            mixed = torch.is_autocast_enabled(kind)
+            return mixed and torch.get_autocast_dtype(kind) == torch.float16
+
     def scores(self, inputs: Tensor, rows: int | None = None, *, spare: bool = False) -> Tensor:
         """The outputs `(N, K)`, in the dtype in which the model gives them.
 
@@ -67,6 +79,8 @@ class Subject:
                 "which have no gradient. Say where its scores are with output=… (in what it "
                 "returns) or forward=… (what to call)."
             )
+        if rows == 1 and (outputs.ndim == 0 or len(outputs) != 1):
+            outputs = outputs[None]  # by a model that ends in squeeze(), which takes away the row
         if outputs.ndim == 0 or len(outputs) != rows:
             raise ConfigurationError(
                 f"The model returns scores of the shape {tuple(outputs.shape)} for {rows} "
@@ -85,6 +99,7 @@ class Plain(nn.Module):
     def __init__(self, subject: Subject) -> None:
         super().__init__()
         self.module = subject.module
+        self.training = subject.module.training
         self.__dict__["subject"] = subject  # not registered: it holds the module a second time
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -133,6 +133,9 @@ class View(Point):
         ends = zip(self.start, self.size, strict=True)
         return (..., *(slice(start, start + size) for start, size in ends))
 
+    def shape_of(self, shape: torch.Size) -> torch.Size:
+        return torch.Size([*shape[:2], *(self.enlarged or self.size)])
+
     def at(self, inputs: Tensor, first: int) -> Tensor:
         crop = inputs[self.place]
         crop = crop.flip(-1) if self.mirrored else crop

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from attribution_methods import ALL, CLEAN, NOISY, same
-from attribution_nets import Deep, counting, deep_case, images
+from attribution_nets import Deep, counting, deep_case, images, resnet
 from cheap_methods import ATTENTION, cheap
 
 from lightning_saliency.attribution import (
@@ -23,6 +23,7 @@ from lightning_saliency.attribution import (
     ScoreCAM,
     SmoothGrad,
     Subject,
+    TenView,
     explain,
     folding,
     passes,
@@ -42,6 +43,7 @@ MORE: dict[str, AnyMethod] = {
 }
 
 
+SHAPE = torch.Size([5, 3, 11, 13])
 EVERY = {name: one for name, one in cheap(11).items() if name not in ATTENTION} | ALL | MORE
 
 
@@ -127,8 +129,8 @@ def test_layers_and_attention_are_shared_out_by_row(accelerated: None) -> None:
         Look(Noisy(0.1, index), gradient=True, layers=("second",), activations=("act",))
         for index in range(3)
     ]
-    (together,) = folding.folded(looks, 3)
-    one_by_one = folding.folded(looks, 1)
+    (together,) = folding.folded(looks, 3, SHAPE)
+    one_by_one = folding.folded(looks, 1, SHAPE)
     seen = list(folding.look_together(subject, together, inputs, targets, 2, nullcontext))
     for found, (look,) in zip(seen, one_by_one, strict=True):
         (single,) = folding.look_together(subject, [look], inputs, targets, 2, nullcontext)
@@ -160,15 +162,28 @@ def test_attention_is_shared_out_by_row(wanted: str) -> None:
 
 def test_neither_the_clean_input_nor_a_shared_place_is_put_together() -> None:
     looks = [Look(gradient=True), Look(OnPath(0.0), gradient=True), Look(Clean(), gradient=True)]
-    assert [len(group) for group in folding.folded(looks, 8)] == [1, 1, 1]
-    assert list(folding.folded([], 8)) == []
+    assert [len(group) for group in folding.folded(looks, 8, SHAPE)] == [1, 1, 1]
+    assert list(folding.folded([], 8, SHAPE)) == []
+
+
+def test_points_of_other_sizes_have_their_own_passes(accelerated: None) -> None:
+    model, inputs, targets = resnet(), images(2, 3, 32, 32), torch.tensor([0, 3])
+    methods: dict[str, AnyMethod] = {
+        "noisy": SmoothGrad(samples=2),
+        "views": TenView(resize=False, crop=0.8),
+        "smaller": TenView(resize=False, crop=0.6),
+    }
+    together = explain(model, inputs, targets, methods).maps
+    for name, method in methods.items():
+        alone = explain(model, inputs, targets, {name: method}).maps[name]
+        torch.testing.assert_close(together[name].signed, alone.signed)
 
 
 def test_another_rule_has_its_own_passes() -> None:
     """It may send further rows along with those that it is given."""
     rule = OfChannels("layer", 2)
     looks = [Look(Noisy(0.1, index), rule, gradient=True) for index in range(3)]
-    assert [len(group) for group in folding.folded(looks, 8)] == [1, 1, 1]
+    assert [len(group) for group in folding.folded(looks, 8, SHAPE)] == [1, 1, 1]
 
 
 def test_progress_counts_points(accelerated: None) -> None:

@@ -194,6 +194,9 @@ def test_a_cam_needs_gradients_above_its_layer_only(model: Deep) -> None:
         (torch.zeros(2, 3, 4, 4), torch.zeros(3).long(), "for 2 inputs; give a tensor (N,) with"),
         (torch.zeros(2, 3, 4, 4), torch.zeros(2, 1).long(), "targets is "),
         (torch.zeros(2, 3, 4, 4), [0, 1], "targets is a list of 2 for 2 inputs"),
+        (5, torch.zeros(1), "inputs is a int"),
+        (None, torch.zeros(1), "inputs is a NoneType"),
+        (torch.tensor(1.0), torch.zeros(1), "inputs is a Tensor () of torch.float32"),
     ],
 )
 def test_inputs_and_targets_of_another_form_are_told(inputs: Any, targets: Any, words: str) -> None:

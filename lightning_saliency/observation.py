@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ def observing(module: nn.Module, *, seed: int = 0) -> Iterator[None]:
         scope.enter_context(torch.compiler.set_stance("force_eager"))
         scope.enter_context(_backend_flags())
         scope.enter_context(borrowed_randomness(device, seed))
-        scope.enter_context(_module_state(module))
+        scope.enter_context(in_evaluation(module))
         scope.enter_context(_parameter_state(module))
         yield
 
@@ -143,18 +143,23 @@ def _operations() -> list[str]:
 
 
 @contextmanager
-def _module_state(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, private buffers and private attributes for every submodule."""
-    copies = _Copies()
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, private buffers and attributes for every submodule, afterwards its own.
+
+    Hooks that were put on or taken off meanwhile are as they were before.
+    """
     with ExitStack() as scope:
         parts = _parts(module)
+        copies = _Copies(_shared_storages(parts))
         for part in parts:
-            scope.callback(_restore, part, part.training, dict(part._buffers), _attributes(part))
+            mode = getattr(part, "training", None)  # a frozen TorchScript module has none
+            scope.callback(_restore, part, mode, dict(part._buffers), _attributes(part))
             for name in _HOOKS:
                 if name in part.__dict__:
                     scope.callback(_restore_hooks, part.__dict__[name], dict(part.__dict__[name]))
         for part in parts:
-            part.training = False
+            if hasattr(part, "training"):
+                part.training = False
             for name, buffer in part._buffers.items():
                 part._buffers[name] = copies.of(buffer)
             for name, value in _attributes(part).items():
@@ -195,9 +200,13 @@ def _attributes(part: nn.Module) -> dict[str, Any]:
 
 
 def _restore(
-    part: nn.Module, training: bool, buffers: dict[str, Tensor | None], attributes: dict[str, Any]
+    part: nn.Module,
+    training: bool | None,
+    buffers: dict[str, Tensor | None],
+    attributes: dict[str, Any],
 ) -> None:
-    part.training = training
+    if training is not None:
+        part.training = training
     if hasattr(part._buffers, "clear"):
         part._buffers.clear()
         part._buffers.update(buffers)
@@ -216,11 +225,60 @@ def _restore_hooks(hooks: dict[int, Any], before: dict[int, Any]) -> None:
         hooks.update(before)
 
 
-class _Copies:
-    """Copies that may be written to; one and the same for aliases (tied buffers stay tied)."""
+def _reach(tensor: Tensor) -> tuple[int, int]:
+    """The bytes of its storage from the first to the last that a tensor is made of."""
+    sides = zip(tensor.shape, tensor.stride(), strict=True)
+    count = 1 + sum((side - 1) * stride for side, stride in sides) if tensor.numel() else 0
+    size = tensor.element_size()
+    low = int(tensor.storage_offset()) * size
+    return low - low % 16, low + count * size  # a copy that begins there suits every dtype
 
-    def __init__(self) -> None:
+
+def _shared_storages(parts: Iterable[nn.Module]) -> dict[int, tuple[int, int]]:
+    """The storages that several held tensors are views of → the bytes that these reach."""
+    found: dict[int, list[Tensor]] = defaultdict(list)
+    seen: dict[int, Any] = {}
+    frontier = [held for one in parts for held in (dict(one._buffers), _attributes(one))]
+    while frontier:
+        value: Any = frontier.pop()
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if type(value) in (*_SEQUENCES, tuple):
+            frontier.extend(value)
+        elif type(value) in _MAPPINGS:
+            frontier.extend(value.values())
+        elif type(value) is Tensor and _is_view_of_bytes(value):
+            found[value.untyped_storage()._cdata].append(value)
+    return {
+        storage: (
+            min(low for low, _ in map(_reach, views)),
+            max(high for _, high in map(_reach, views)),
+        )
+        for storage, views in found.items()
+        if len(views) > 1
+    }
+
+
+def _is_view_of_bytes(tensor: Tensor) -> bool:
+    """Whether storage, dtype, shape and strides are all that makes a tensor."""
+    plain = tensor.layout == torch.strided and not tensor.is_quantized
+    return plain and not (tensor.is_conj() or tensor.is_neg())
+
+
+class _Copies:
+    """Copies that may be written to; one and the same for aliases (tied buffers stay tied).
+
+    Views of one storage are views of one copy: what is written to one is read from the others.
+
+    Args:
+        shared: as of `_shared_storages`.
+    """
+
+    def __init__(self, shared: Mapping[int, tuple[int, int]]) -> None:
+        self._shared = shared
         self._made: dict[int, Any] = {}
+        self._storages: dict[int, torch.UntypedStorage | None] = {}
         self._left = LARGE
 
     def of(self, value: Any) -> Any:
@@ -247,14 +305,36 @@ class _Copies:
     def _of_tensor(self, tensor: Tensor) -> Tensor:
         if isinstance(tensor, nn.Parameter) or type(tensor) is not Tensor:
             return tensor
+        if _is_view_of_bytes(tensor) and tensor.untyped_storage()._cdata in self._shared:
+            copied = self._of_view(tensor)
         # Of a sparse tensor that is more than it takes.
-        size = tensor.numel() * tensor.element_size()
-        if size > self._left and not tensor.is_inference():
-            return tensor
-        self._left -= size
-        copied: Tensor = tensor.detach().clone()
+        elif self._may_copy(tensor.numel() * tensor.element_size(), tensor):
+            copied = tensor.detach().clone()
+        else:
+            copied = tensor
         self._made[id(tensor)] = copied
         return copied
+
+    def _of_view(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        low, high = self._shared[storage._cdata]
+        if storage._cdata not in self._storages:
+            raw = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+            raw = raw.set_(storage, low, (high - low,), (1,))
+            fits = self._may_copy(high - low, tensor)
+            self._storages[storage._cdata] = raw.clone().untyped_storage() if fits else None
+        copied = self._storages[storage._cdata]
+        if copied is None:
+            return tensor.detach().clone() if tensor.is_inference() else tensor
+        offset = tensor.storage_offset() - low // tensor.element_size()
+        made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return made.set_(copied, offset, tensor.shape, tensor.stride())
+
+    def _may_copy(self, size: int, tensor: Tensor) -> bool:
+        if size > self._left and not tensor.is_inference():
+            return False
+        self._left -= size
+        return True
 
 
 def _silent(*_: Any, **__: Any) -> None:

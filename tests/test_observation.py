@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -250,6 +251,75 @@ def test_torchscript_in_a_model_is_observed_too(traced: bool, fails: bool) -> No
     assert norm.training
     for name, value in norm.named_buffers():
         assert torch.equal(value, before[name]), name
+
+
+class Rolling(nn.Module):
+    """Writes to a memory by one tensor and reads it by others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = torch.arange(40.0, dtype=torch.float64)
+        self.mem: Tensor
+        self.register_buffer("mem", whole[3:27].view(4, 6))
+        self.row = self.mem[1]
+        self.views: list[Any] = [self.mem.mT[2:5], (self.mem.view(torch.int64)[2],)]
+        self.apart = torch.arange(4.0)[1:3]  # of a storage that nobody shares
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.row.add_(x.detach().sum(0))
+        self.views[1][0].bitwise_and_(~1)
+        self.apart.zero_()
+        scores: Tensor = (x @ self.mem.mT) @ self.views[0].mT[:, :2]
+        return scores
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_views_of_one_storage_stay_views_of_one(inference: bool) -> None:
+    with torch.inference_mode(inference):
+        module: Any = Rolling()
+        free = copy.deepcopy(module) if not inference else Rolling()
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 6)
+    before = {"mem": module.mem.clone(), "apart": module.apart.clone()}
+    held = module.mem, module.row, module.views, module.apart
+    with observing(module):
+        inside = [module(x), module(x)]
+        assert module.mem.stride() == held[0].stride()
+        assert module.row.untyped_storage().nbytes() <= 25 * 8, "what nobody reaches is copied"
+    with torch.inference_mode(inference):
+        outside = [free(x), free(x)]
+    assert not torch.equal(*inside)
+    for one, other in zip(inside, outside, strict=True):
+        assert torch.equal(one, other)
+    for name, value in before.items():
+        assert torch.equal(getattr(module, name), value)
+    now = module.mem, module.row, module.views, module.apart
+    assert all(one is other for one, other in zip(now, held, strict=True))
+
+
+def test_a_large_memory_and_its_views_are_used_in_place_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(observation, "LARGE", 100)
+    module: Any = Rolling()
+    mem, row, apart = module.mem, module.row, module.apart
+    with observing(module):
+        assert module.mem is mem
+        assert module.row is row
+        assert module.apart is not apart
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_frozen_torchscript_has_no_mode_to_change() -> None:
+    inner = nn.Sequential(nn.Linear(2, 2), nn.Tanh()).eval()
+    frozen: Any = torch.jit.freeze(torch.jit.script(inner))
+    assert not hasattr(frozen, "training"), "the test proves nothing"
+    module: Any = nn.Sequential(nn.Linear(3, 2), frozen)
+    with observing(module):
+        assert not module.training
+        module(torch.ones(1, 3)).sum().backward()
+    assert module.training
+    assert not hasattr(frozen, "training")
 
 
 def test_sparse_buffers_are_no_obstacle() -> None:

@@ -144,6 +144,7 @@ def class_models(
     how = classes if isinstance(classes, ClassModel) else ClassModel(classes)
     subject = model if isinstance(model, Subject) else Subject(model)
     subject = replace(subject, target=resolve_target(how.target))
+    _check_given(shape, chunk)
     with lockstep():
         if device is None:
             device = next((one.device for one in subject.module.parameters()), "cpu")
@@ -240,6 +241,17 @@ def _check_known(subject: Subject, start: Tensor, classes: Tensor, lockstep: Loc
         ) from error
     with lockstep():
         check_classes(outputs, classes, f"class_models={classes.tolist()}")
+
+
+def _check_given(shape: object, chunk: object) -> None:
+    sides = shape if isinstance(shape, Sequence) else ()
+    if len(sides) < 2 or not all(isinstance(one, int) and one > 0 for one in sides):
+        raise ConfigurationError(
+            f"class_models: shape={shape!r}; give that of one input, (C, *spatial), such as "
+            "(3, 224, 224)."
+        )
+    if not isinstance(chunk, int) or chunk < 1:
+        raise ConfigurationError(f"class_models: chunk={chunk!r}; give a whole number from 1 on.")
 
 
 def _checked_classes(classes: object) -> tuple[int, ...]:

@@ -123,7 +123,9 @@ class Region(Target):
     """Segmentation: Σ of z_c over the pixels that the model gives to class c; any real.
 
     `outputs` are `(N, K, *spatial)`; a single channel z counts as the two classes −z and z. A probe
-    without such a pixel has an all-zero gradient, that is an undefined map.
+    without such a pixel has an all-zero gradient, that is an undefined map. The pixels are those of
+    the input that is looked at: on the way from a baseline they change, so attributions that follow
+    it (integrated gradients, DeepLIFT) don't add up, and their ``completeness_gap`` is large.
     """
 
     def __call__(self, outputs: Tensor, classes: Tensor) -> Tensor:

@@ -374,6 +374,25 @@ def test_other_settings_start_anew_and_older_checkpoints_load(tmp_path: Path) ->
     assert len(columns(plain)) == 3
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"shape": 8}, r"shape=8; give that of one input, \(C, \*spatial\)"),
+        ({"shape": (8,)}, r"shape=\(8,\); give that of one input"),
+        ({"chunk": 0}, "chunk=0; give a whole number from 1 on"),
+        ({"chunk": "8"}, "chunk='8'; give a whole number"),
+    ],
+)
+def test_a_shape_or_a_chunk_that_is_none_is_told(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        class_models(**{"model": net(True), "classes": [1], "shape": (1, 12, 12), **given})
+
+
+def test_inference_mode_is_named_and_not_the_model() -> None:
+    with torch.inference_mode(), pytest.raises(NoGradientPathError, match="inference_mode"):
+        class_models(net(True), [1], (1, 12, 12))
+
+
 def test_a_wrong_class_stops_the_run_before_its_first_step(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"class_models=\[3\]: 3 is not one of"):
         fit(tmp_path, monitor(class_models=[3], on_error="warn"))

@@ -178,6 +178,11 @@ def _gradients(
     if not wanted:
         return ()
     if not score.requires_grad:
+        if torch.is_inference_mode_enabled():
+            raise NoGradientPathError(
+                "Nothing can be differentiated under torch.inference_mode(): call this outside of "
+                "it, or within `lightning_saliency.observation.observing(model)`, which leaves it."
+            )
         raise NoGradientPathError(
             "The model's score carries no gradient: its forward runs under torch.no_grad(), "
             "detaches, or takes an argmax. A saliency map needs a differentiable path from the "

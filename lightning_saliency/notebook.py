@@ -57,6 +57,8 @@ class Explained:
 
     def __getitem__(self, method: str) -> Tensor:
         """The maps of a method."""
+        if method not in self.maps:
+            raise KeyError(f"no maps of {method!r}; there are those of {', '.join(self.maps)}")
         return self.maps[method]
 
     def pictures(self) -> dict[str, Image.Image]:

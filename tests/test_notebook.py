@@ -182,6 +182,11 @@ def test_what_is_wrong_is_told(given: dict[str, Any], words: str, inputs: Tensor
         explain(Net(), inputs, **{"targets": CLASSES, **given})
 
 
+def test_maps_that_are_not_there_are_told(inputs: Tensor) -> None:
+    with pytest.raises(KeyError, match=r"no maps of 'cam'; there are those of gradient"):
+        explain(Net(), inputs, CLASSES)["cam"]
+
+
 def test_long_work_tells_how_far_it_is(
     inputs: Tensor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

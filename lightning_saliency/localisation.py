@@ -83,7 +83,8 @@ def localise(
         maps: `(N, h, w)`, read by their absolute value. Coarser ones are brought to the size of the
             image bilinearly.
         images: `(N, C, H, W)`: the model's inputs, or pictures.
-        foreground: 0..1. A pixel where the map is 0 is never a seed of the object.
+        foreground: 0..1; the highest pixel is always above it. One where the map is 0 is never a
+            seed of the object.
         background: 0..1, not above `foreground`. Of pixels with equal values, such as the many
             zeros of a map that is sparse, those farther from its centre of mass count as lower.
         cut: ``grabcut`` needs OpenCV (the extra `localisation`) and works on the CPU. It seeds
@@ -115,7 +116,9 @@ def largest_component(masks: Tensor) -> Tensor:
 
     Pixels are neighbours that share a side (a face in volumes). On the mask's device.
     """
-    pixels = masks[0].numel() if len(masks) else 0
+    if not masks.numel():
+        return masks.clone()
+    pixels = masks[0].numel()
     places = torch.arange(1, pixels + 1, device=masks.device).view(masks.shape[1:])
     parts = places * masks  # each part will bear the number of its last pixel; 0 is outside
     known = None
@@ -136,7 +139,7 @@ def largest_component(masks: Tensor) -> Tensor:
     sizes = torch.zeros(len(rows), pixels + 1, dtype=torch.long, device=rows.device)
     sizes.scatter_add_(1, rows, torch.ones_like(rows))
     own = sizes.gather(1, rows) * (rows > 0)
-    first = own.max(1, keepdim=True).indices if pixels else rows
+    first = own.max(1, keepdim=True).indices
     return (rows == rows.gather(1, first)).view_as(masks) & masks
 
 
@@ -265,8 +268,10 @@ def _seeds(maps: Tensor, foreground: float, background: float) -> tuple[Tensor, 
     order = far.argsort(dim=1, descending=True, stable=True)
     order = order.gather(1, rows.gather(1, order).argsort(dim=1, stable=True))
     rank = torch.empty_like(order).scatter_(1, order, places.expand_as(order))
-    front = (rank >= round(foreground * pixels)) & (rows > 0)
-    back = rank < round(background * pixels)
+    # Of few pixels none may be above the quantile: the highest is object then.
+    first = min(round(foreground * pixels), pixels - 1)
+    front = (rank >= first) & (rows > 0)
+    back = rank < min(round(background * pixels), first)
     return front.view_as(maps), back.view_as(maps)
 
 

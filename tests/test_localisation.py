@@ -117,6 +117,26 @@ def test_a_component_that_winds_is_one() -> None:
     corners = torch.eye(5, dtype=torch.bool)[None]
     assert largest_component(corners).sum() == 1, "corners do not connect"
     assert not largest_component(torch.zeros(2, 4, 4, dtype=torch.bool)).any()
+    for empty in ((0, 4, 5), (2, 0, 5), (0, 3, 4, 5)):
+        assert largest_component(torch.zeros(empty, dtype=torch.bool)).shape == empty
+
+
+@pytest.mark.parametrize(
+    ("side", "quantiles"),
+    [(3, {}), (32, {"foreground": 0.9999}), (3, {"foreground": 0.99, "background": 0.99})],
+)
+@pytest.mark.parametrize("cut", ["grabcut", None])
+def test_the_highest_pixel_is_object_however_few_there_are(
+    side: int, quantiles: dict[str, float], cut: Any
+) -> None:
+    maps, pictures = random(2, side, side), random(2, 3, side, side, seed=1)
+    masks, boxes = localise(maps, pictures, cut=cut, **quantiles)
+    highest = maps.flatten(1).argmax(1, keepdim=True)
+    if cut is None:  # else the largest part may be another one
+        assert masks.flatten(1).gather(1, highest).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    silent, _ = localise(0 * maps, pictures, cut=cut, **quantiles)
+    assert not silent.any()
 
 
 def test_boxes_are_those_of_torchvision_with_the_end_behind() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import ConfigurationError, did_you_mean, imported
+from lightning_saliency.observation import out_of_memory
 
 Segments: TypeAlias = Literal["grid", "slic"] | Callable[..., Any]
 """A name, or a callable (image `(C, *spatial)`) -> labels `(*spatial)`."""
@@ -51,9 +52,23 @@ def divided(inputs: Tensor, segments: Segments | str, cells: int) -> Tensor:
         return grid(tuple(inputs.shape[2:]), cells)[None]
     if segments == "slic":
         return torch.stack([superpixels(image, cells) for image in inputs.detach().cpu()])
-    divide = imported(segments, "segments") if isinstance(segments, str) else segments
     images = inputs.detach().cpu()
-    return torch.stack([_numbered(divide(_shown(image)), image) for image in images])
+    return torch.stack([_numbered(_asked(segments, image), image) for image in images])
+
+
+def _asked(segments: Callable[..., Any] | str, image: Tensor) -> Any:
+    """What a user's function answers to an image `(C, *spatial)`."""
+    divide = imported(segments, "segments") if isinstance(segments, str) else segments
+    try:
+        return divide(_shown(image))
+    except Exception as error:
+        if out_of_memory(error) or isinstance(error, ConfigurationError):
+            raise
+        name = segments if isinstance(segments, str) else getattr(divide, "__name__", repr(divide))
+        raise ConfigurationError(
+            f"segments: '{name}' raised {type(error).__name__}: {error}. It was called with an "
+            f"image {tuple(image.shape)}; correct it, or use 'grid' or 'slic'."
+        ) from error
 
 
 def grid(sides: tuple[int, ...], cells: int) -> Tensor:
@@ -69,10 +84,13 @@ def superpixels(image: Tensor, cells: int) -> Tensor:
     """SLIC (Achanta et al. 2012) of an image `(C, *spatial)`: labels `(*spatial)`.
 
     The image is scaled to its own range. Three channels are taken as a colour and compared as Lab.
+    What is not finite counts as one of the ends: SLIC would refuse the image, and so all of them.
     """
     numbers = _shown(image)
-    low, high = numbers.amin(), numbers.amax()
-    channels_last = ((numbers - low) / (high - low).clamp(min=1e-12)).movedim(0, -1)
+    known = numbers[numbers.isfinite()]
+    low, high = (known.amin(), known.amax()) if len(known) else numbers.new_zeros(2)
+    unit = ((numbers - low) / (high - low).clamp(min=1e-12)).nan_to_num(0.0, 1.0, 0.0)
+    channels_last = unit.movedim(0, -1)
     line = channels_last.ndim == 2  # of one spatial dimension: a picture of one row
     picture = channels_last[None] if line else channels_last
     colour = len(image) == 3 and picture.ndim == 3

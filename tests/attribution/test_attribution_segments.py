@@ -296,6 +296,33 @@ def test_probes_of_different_numbers_of_segments_have_their_own_shapley_values()
         close(ours.map[probe : probe + 1], wanted, relative=1e-9)
 
 
+@pytest.mark.parametrize("method", [KernelSHAP, LIME])
+@pytest.mark.parametrize("segments", ["grid", "slic"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_probe_that_is_not_finite_has_no_map_and_ends_no_other(
+    method: Any, segments: Any, value: float
+) -> None:
+    model, inputs, targets = deep_case(4)
+    made = method(samples=70, segments=segments, cells=3)
+    wanted = one(made, model, inputs, targets).map
+    inputs[1, 0, 2, 3], inputs[3] = value, value
+    found = one(made, model, inputs, targets).map
+    close(found[[0, 2]], wanted[[0, 2]], relative=1e-9)
+    assert not found[[1, 3]].isfinite().any()
+
+
+def test_superpixels_of_what_is_not_finite_are_those_of_the_ends() -> None:
+    inputs = images(1, 3, 12, 12)
+    for value, end in (
+        (torch.nan, inputs.min()),
+        (-torch.inf, inputs.min()),
+        (torch.inf, inputs.max()),
+    ):
+        spoilt, replaced = inputs.clone(), inputs.clone()
+        spoilt[0, :, 2:6, 5], replaced[0, :, 2:6, 5] = value, end
+        assert torch.equal(divided(spoilt, "slic", 3), divided(replaced, "slic", 3))
+
+
 def test_a_single_segment_has_the_whole_score() -> None:
     model, inputs, targets = case(1, 4, 4)
     ours = one(KernelSHAP(cells=1), model, inputs, targets)

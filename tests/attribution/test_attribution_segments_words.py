@@ -8,6 +8,7 @@ import pytest
 from attribution_nets import Deep, deep_case, images
 from jsonargparse import ArgumentParser
 from test_attribution_segments import halves_and_quarters, one
+from torch import Tensor
 
 from lightning_saliency.attribution import Method
 from lightning_saliency.attribution.perturbation import RISE, Occlusion
@@ -35,6 +36,10 @@ def test_wrong_arguments_are_told_when_the_method_is_made(make: Any, words: str)
         make()
 
 
+def spoilt(image: Tensor) -> Any:
+    raise ValueError("no edges")
+
+
 @pytest.mark.parametrize(
     ("method", "words"),
     [
@@ -49,6 +54,14 @@ def test_wrong_arguments_are_told_when_the_method_is_made(make: Any, words: str)
             r"labels are int64 \(2,\); give .* \(11, 13\), one for",
         ),
         (LIME(segments=lambda image: "a"), r"labels are <U1 \(\)"),
+        (
+            LIME(segments=spoilt),
+            r"segments: 'spoilt' raised ValueError: no edges\. It .* image \(3, 11, 13\); correct",
+        ),
+        (
+            KernelSHAP(segments="test_attribution_segments_words.spoilt"),  # type: ignore[arg-type]
+            r"segments: 'test_attribution_segments_words.spoilt' raised ValueError",
+        ),
         (LIME(baseline=(0.0, 1.0)), "has 2 numbers, the inputs have 3 channels"),
     ],
 )

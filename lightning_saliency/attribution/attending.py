@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency.attribution.taps import gradients_from
+from lightning_saliency.errors import ConfigurationError
 
 _FUSED, _MODULE = F.scaled_dot_product_attention, F.multi_head_attention_forward
 _SOFTMAX = frozenset((F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax))
@@ -112,6 +113,15 @@ class Attending(TorchFunctionMode):
         enable_gqa: bool = False,
     ) -> Tensor:
         """The fused function as its documentation writes it, with its arguments."""
+        if query.is_nested:
+            if self._armed:
+                raise ConfigurationError(
+                    f"The attention of block {len(self._taken)} is computed over nested tensors, "
+                    "whose probes have tokens of their own number, so its weights can't be read. "
+                    "Let the model pad its tokens instead, or use 'grad_cam' or 'saliency'."
+                )
+            more: dict[str, Any] = {"enable_gqa": True} if enable_gqa else {}
+            return _FUSED(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         query, key, value = _as_autocast(query, key, value)
         if enable_gqa:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import has_torch_function
 
 from lightning_saliency.attribution.attending import Attending
+from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.observation import observing
 
 FUSED: Any = F.scaled_dot_product_attention
@@ -370,3 +371,25 @@ def test_other_softmaxes_are_not_attention() -> None:
     assert len(taken) == len(named)
     for one in taken:
         torch.testing.assert_close(one.double(), square.softmax(-1)[:, None], rtol=0, atol=1e-6)
+
+
+def jagged() -> Tensor:
+    """Two probes of 3 and 5 tokens, `(2, heads, tokens of its own, d)`."""
+    parts = [images(size, 2, 4) for size in (3, 5)]
+    return torch.nested.nested_tensor(parts, layout=torch.jagged).transpose(1, 2)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_attention_over_nested_tensors_is_told_where_its_weights_are_wanted() -> None:
+    tokens = jagged()
+    words = "attention of block 1 is computed over nested tensors.*Let the model pad"
+    dense = images(2, 2, 3, 4)
+    with Attending("weights", 2):
+        FUSED(dense, dense, dense)
+        with pytest.raises(ConfigurationError, match=words):
+            FUSED(tokens, tokens, tokens)
+    wanted = FUSED(tokens, tokens, tokens, scale=0.3)
+    with Attending("weights", 2) as attending:
+        attending.taken()  # the reading has ended: what runs again inside backward is left alone
+        found = FUSED(tokens, tokens, tokens, scale=0.3)
+    torch.testing.assert_close(found.values(), wanted.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,24 +10,64 @@ from torch import Tensor, nn
 
 from lightning_saliency.errors import ConfigurationError, did_you_mean
 
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Names under which wrappers keep the module that they wrap."""
+
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
-    """The submodule with this dotted name; what wrappers put in may be left out."""
-    layers: dict[str, nn.Module] = dict(model.named_modules())
-    if name in layers and name:
-        return layers[name]
-    shown = {displayed(known): layer for known, layer in layers.items() if known}
-    if name not in shown:
+    """The submodule with this dotted name; what wrappers put in may be left out.
+
+    A module that is registered twice is found by each of its names.
+
+    Raises:
+        ConfigurationError: there is none, or it is TorchScript, which carries no hooks.
+    """
+    layer = _reached(model, name)
+    if layer is None:
+        shown = [displayed(known) for known, _ in model.named_modules() if known]
         raise ConfigurationError(
             f"layer={name!r} is not a layer of {type(model).__name__}. {did_you_mean(name, shown)}"
         )
-    return shown[name]
+    if isinstance(layer, torch.jit.ScriptModule):
+        raise scripted(f"layer={name!r}")
+    return layer
+
+
+def _reached(module: nn.Module, name: str) -> nn.Module | None:
+    for part in name.split("."):
+        while part not in module._modules:
+            wrapped = next((one for one in _WRAPPERS if one in module._modules), None)
+            inner = None if wrapped is None else module._modules[wrapped]
+            if inner is None:
+                return None
+            module = inner
+        child = module._modules[part]
+        if child is None:
+            return None
+        module = child
+    return module
+
+
+def readable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers that can be read, by one name each: all but the model itself and TorchScript."""
+    for name, layer in model.named_modules():
+        if name and not isinstance(layer, torch.jit.ScriptModule):
+            yield name, layer
+
+
+def scripted(what: str) -> ConfigurationError:
+    """The error that something is TorchScript."""
+    return ConfigurationError(
+        f"{what} is TorchScript, whose layers can't be read: torch.jit calls them where no hook is "
+        "met. Give the model as it was before torch.jit, or use a gradient method, such as "
+        "'saliency'."
+    )
 
 
 def displayed(name: str) -> str:
     """A layer's name as its author wrote it, without what wrappers put in."""
-    for wrapper in ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."):
-        name = name.replace(wrapper, "")
+    for wrapper in _WRAPPERS:
+        name = name.replace(f"{wrapper}.", "")
     return name
 
 

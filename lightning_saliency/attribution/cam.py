@@ -10,9 +10,9 @@ them, and averaged; `LayerCAM` has a rule of its own.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ from lightning_saliency.attribution.cam_layers import (
     of_peak_one,
     on_one_grid,
 )
+from lightning_saliency.attribution.layouts import layouts_of
 from lightning_saliency.attribution.method import Evidence, Look, Maps, Method, Reduction
 from lightning_saliency.attribution.subject import Subject
-from lightning_saliency.attribution.taps import find_layer
-from lightning_saliency.attribution.tokens import as_map
+from lightning_saliency.attribution.tokens import Layout, as_map
 
 _Bound = TypeVar("_Bound", bound="LayerMethod")
 
@@ -34,6 +34,9 @@ _Bound = TypeVar("_Bound", bound="LayerMethod")
 @dataclass(frozen=True)
 class LayerMethod(Method):
     """A method that makes a map of each layer that it is given."""
+
+    # No field: one that is not for `__init__` makes the parser of YAML lose the others' types.
+    layouts: ClassVar[Mapping[str, Layout] | None] = None
 
     layer: str | list[str] | tuple[str, ...] | None = None
 
@@ -48,11 +51,16 @@ class LayerMethod(Method):
 
     def bind(self: _Bound, subject: Subject, inputs: Tensor) -> _Bound:
         """The method with the layers' names checked, or one found when none was given."""
-        if self.layer is None:
-            return replace(self, layer=last_spatial_layer(subject, inputs))
-        for name in self.layers:
-            find_layer(subject.module, name)
-        return self
+        if self.layouts is not None:
+            return self
+        found = last_spatial_layer(subject, inputs) if self.layer is None else self.layer
+        bound = replace(self, layer=found)
+        object.__setattr__(bound, "layouts", layouts_of(subject, inputs, bound.layers))
+        return bound
+
+    def map_of(self, activation: Tensor, inputs: Tensor, layer: str) -> Tensor:
+        """What a layer answered, or its gradient, laid out as `(n, K, *spatial)`."""
+        return as_map(activation, inputs, layer, (self.layouts or {}).get(layer))
 
     @property
     def rectified(self) -> bool:
@@ -93,8 +101,8 @@ class _Combination(Reduction):
     def update(self, evidence: Evidence) -> None:
         self._maps = [
             self._method.combine(
-                as_map(evidence.activations[layer], evidence.inputs, layer),
-                as_map(evidence.layer_gradients[layer], evidence.inputs, layer),
+                self._method.map_of(evidence.activations[layer], evidence.inputs, layer),
+                self._method.map_of(evidence.layer_gradients[layer], evidence.inputs, layer),
             )
             for layer in self._method.layers
         ]

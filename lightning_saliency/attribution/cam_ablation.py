@@ -23,8 +23,14 @@ from lightning_saliency.attribution.cam_forward import ChannelMethod, OfChannels
 from lightning_saliency.attribution.fresh import seeing_through_zeros
 from lightning_saliency.attribution.method import Evidence, Look, Reduction
 from lightning_saliency.attribution.subject import Subject
-from lightning_saliency.attribution.taps import Tap, find_layer, first_of, with_first
-from lightning_saliency.attribution.tokens import as_map
+from lightning_saliency.attribution.taps import (
+    Tap,
+    find_layer,
+    first_of,
+    readable_layers,
+    with_first,
+)
+from lightning_saliency.attribution.tokens import Layout, layout_of
 from lightning_saliency.observation import out_of_memory
 
 _TRIES = 24
@@ -79,7 +85,10 @@ class AblationCAM(ChannelMethod):
         if self.folds:
             return self
         bound = copy.copy(super().bind(subject, inputs))
-        folds = tuple(fold_of(subject, inputs[:1], layer) for layer in bound.layers)
+        known = bound.layouts or {}
+        folds = tuple(
+            fold_of(subject, inputs[:1], layer, known.get(layer)) for layer in bound.layers
+        )
         object.__setattr__(bound, "folds", folds)
         return bound
 
@@ -160,16 +169,17 @@ class _Ablating(Weighing):
         return (score - scores) / score.abs().where(score != 0, 1)
 
 
-def fold_of(subject: Subject, inputs: Tensor, layer: str) -> Fold:
+def fold_of(subject: Subject, inputs: Tensor, layer: str, layout: Layout | None = None) -> Fold:
     """How the channels of `layer` are ablated, seen by one probe `(1, C, *spatial)`."""
     with seeing_through_zeros(subject.module):
-        return _fold_of(subject, torch.cat([inputs, inputs.flip(-1) / 2]), layer)
+        return _fold_of(subject, torch.cat([inputs, inputs.flip(-1) / 2]), layer, layout)
 
 
-def _fold_of(subject: Subject, pair: Tensor, layer: str) -> Fold:
+def _fold_of(subject: Subject, pair: Tensor, layer: str, layout: Layout | None) -> Fold:
     # Two inputs in the range of the first, if 0 is.
     scores, activation = _read(subject, pair, layer)
-    rows, channels = int(len(activation) != len(pair)), _channels_of(activation, pair, layer)
+    layout = layout or layout_of(tuple(activation.shape), pair, layer)
+    rows, channels = layout.rows, layout.channels
     whole = Fold(rows, channels, "", 1)
     sizes = _sizes(subject, pair)
     target = find_layer(subject.module, layer)
@@ -193,9 +203,8 @@ def _sizes(subject: Subject, inputs: Tensor) -> dict[str, int]:
             sizes[name] = max(activation.numel(), sizes.pop(name, 1))
 
     with ExitStack() as hooks, torch.no_grad():
-        for name, layer in subject.module.named_modules():
-            if name:
-                hooks.callback(layer.register_forward_hook(partial(note, name)).remove)
+        for name, layer in readable_layers(subject.module):
+            hooks.callback(layer.register_forward_hook(partial(note, name)).remove)
         subject.scores(inputs)
     return sizes
 
@@ -226,11 +235,3 @@ def _read(subject: Subject, inputs: Tensor, layer: str) -> tuple[Tensor, Tensor]
     with torch.no_grad(), Tap(subject.module, read=[layer]) as tap:
         scores = subject.scores(inputs)
     return scores, tap.taken()[layer]
-
-
-def _channels_of(activation: Tensor, inputs: Tensor, layer: str) -> int:
-    """The dimension of the channels: the one of whose numbers a map keeps one in each channel."""
-    last = activation.ndim - 1
-    numbered = torch.arange(activation.shape[last], device=activation.device)
-    laid = as_map(numbered.expand(activation.shape), inputs, layer)
-    return last if bool((laid.flatten(2) == laid.flatten(2)[..., :1]).all()) else 1

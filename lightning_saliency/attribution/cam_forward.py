@@ -14,7 +14,6 @@ from lightning_saliency.attribution.cam import LayerMethod
 from lightning_saliency.attribution.cam_layers import enlarged
 from lightning_saliency.attribution.method import Evidence, Look, Maps, Reduction
 from lightning_saliency.attribution.rules import Rule
-from lightning_saliency.attribution.tokens import as_map
 
 _ROWS = 32
 """Rows that fill a machine."""
@@ -55,9 +54,10 @@ class _Projection(Reduction):
         self._method = method
 
     def update(self, evidence: Evidence) -> None:
+        method = self._method
         self._maps = [
-            first_projection(as_map(evidence.activations[layer], evidence.inputs, layer))
-            for layer in self._method.layers
+            first_projection(method.map_of(evidence.activations[layer], evidence.inputs, layer))
+            for layer in method.layers
         ]
 
     def compute(self) -> Maps:
@@ -140,9 +140,10 @@ class Weighing(Reduction):
             self._scores[evidence.rule.layer].append(scores.T)
             return
         self._take(evidence)
+        method, seen = self._method, evidence.activations
         self._kept = {
-            layer: Kept(as_map(evidence.activations[layer], evidence.inputs, layer), self._most)
-            for layer in self._method.layers
+            layer: Kept(method.map_of(seen[layer], evidence.inputs, layer), self._most)
+            for layer in method.layers
         }
 
     def _take(self, clean: Evidence) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -13,8 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.fresh import seeing_through_zeros
+from lightning_saliency.attribution.layouts import Answer, answers
 from lightning_saliency.attribution.subject import Subject
-from lightning_saliency.attribution.taps import Tap, displayed, find_layer, first_of, with_first
+from lightning_saliency.attribution.taps import (
+    Tap,
+    displayed,
+    find_layer,
+    first_of,
+    scripted,
+    with_first,
+)
 from lightning_saliency.attribution.tokens import as_map
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.observation import out_of_memory
@@ -68,7 +75,8 @@ def last_spatial_layer(subject: Subject, inputs: Tensor) -> str:
 
     A map has as many spatial dimensions as the input, more than one place along each, and may be
     laid out as tokens or with channels last. Layers that run more than once, such as a shared ReLU,
-    are passed over.
+    are passed over, and so are those that end later but beside the way to the score: a branch of
+    its own, or a head that is applied to all tokens, of which one is read.
 
     A transformer whose head reads the class token alone depends on no patch of its last block.
     There it is the last layer of the same width through which goes all that the score reads of the
@@ -86,81 +94,73 @@ def last_spatial_layer(subject: Subject, inputs: Tensor) -> str:
 
 
 def _find(subject: Subject, inputs: Tensor) -> str:
-    shapes = _answering(subject, inputs)
-    if not shapes:
-        raise ConfigurationError(
-            f"layer=None: {type(subject.module).__name__} has no layer that answers with a map "
-            "(n, K, *spatial), so a class activation map has nothing to show. Use a gradient "
-            "method, such as 'saliency'."
-        )
-    last = list(shapes)[-1]
-    if last in _read(subject, inputs, [last]):
+    maps = _maps(subject, inputs)
+    last = next(reversed(maps))
+    if last in _read(subject, inputs, {last: maps[last]}):
         return displayed(last)
-    alike = [name for name, shape in shapes.items() if shape == shapes[last]]
-    return displayed(_last_of_all(subject, inputs, _read(subject, inputs, alike)) or last)
+    read = _read(subject, inputs, maps)
+    shapes = {maps[name].shape for name in read}
+    # Where none is read, the model has no gradients: of that the methods tell that need them.
+    last = next((name for name in reversed(maps) if maps[name].shape in shapes), last)
+    if last in read or not read:
+        return displayed(last)
+    alike = {name: maps[name] for name in read if maps[name].shape == maps[last].shape}
+    return displayed(_last_of_all(subject, inputs, alike) or last)
 
 
-def _answering(subject: Subject, inputs: Tensor) -> dict[str, torch.Size]:
-    """The layers that answer once, with a map, in the order in which they end; shapes of maps."""
-    calls: list[str] = []
-    shapes: dict[str, torch.Size] = {}
-
-    def note(name: str, module: nn.Module, args: Any, output: object) -> None:  # noqa: ARG001
-        calls.append(name)
-        shape = _shape_of_map(output, inputs, name)
-        if shape is not None:
-            shapes[name] = shape
-
-    with ExitStack() as hooks, torch.no_grad():
-        for name, layer in subject.module.named_modules():
-            if name:
-                hooks.callback(layer.register_forward_hook(partial(note, name)).remove)
-        subject.scores(inputs)
-    return {name: shape for name, shape in shapes.items() if calls.count(name) == 1}
-
-
-def _shape_of_map(output: object, inputs: Tensor, name: str) -> torch.Size | None:
-    activation = first_of(output)
-    if activation is None:
-        return None
-    try:
-        shape = as_map(activation, inputs, name).shape
-    except ConfigurationError:
-        return None
-    # Tokens of one number each are no tokens: a pooling over them, which keeps the pooled side.
-    tokens = activation.ndim < inputs.ndim and shape[1] == 1
-    return None if tokens or 1 in shape[2:] else shape
+def _maps(subject: Subject, inputs: Tensor) -> dict[str, Answer]:
+    """The layers that answer once, with a map of several places, in the order they end in."""
+    model = type(subject.module).__name__
+    maps = {name: one for name, one in answers(subject, inputs).items() if one.is_map}
+    once = {name: one for name, one in maps.items() if one.calls == 1}
+    if once:
+        return once
+    if maps:
+        raise ConfigurationError(
+            f"layer=None: each layer of {model} that answers with a map runs more than once in a "
+            f"forward pass, the last of them '{displayed(next(reversed(maps)))}', so none has one "
+            "activation. Of a model that averages over several runs, as test-time augmentation "
+            "does, call one with forward=…; or use a gradient method, such as 'saliency'."
+        )
+    for name, part in subject.module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise scripted(f"layer=None: {f'the part {displayed(name)!r} of ' * bool(name)}{model}")
+    raise ConfigurationError(
+        f"layer=None: {model} has no layer that answers with a map (n, K, *spatial), so a class "
+        "activation map has nothing to show. Use a gradient method, such as 'saliency'."
+    )
 
 
-def _last_of_all(subject: Subject, inputs: Tensor, names: list[str]) -> str | None:
+def _last_of_all(subject: Subject, inputs: Tensor, maps: Mapping[str, Answer]) -> str | None:
     """Of layers that are read, the last through which goes what is read of the last cut's places.
 
     A cut is a layer without which the score reads no place of any layer before it.
     """
+    names = list(maps)
     past: dict[str, list[str]] = {}  # layer → those before it that are read past it
     for place in islice(reversed(range(len(names))), _TRIES):
         name = names[place]
-        past[name] = _read(subject, inputs, names[:place], severed=name) if place else []
+        before = {one: maps[one] for one in names[:place]}
+        past[name] = _read(subject, inputs, before, severed=name) if place else []
         if not past[name]:
             return next(later for later, others in past.items() if name not in others)
     return names[-1] if names else None
 
 
 def _read(
-    subject: Subject, inputs: Tensor, names: Iterable[str], severed: str | None = None
+    subject: Subject, inputs: Tensor, maps: Mapping[str, Answer], severed: str | None = None
 ) -> list[str]:
     """Those of the layers on whose places the scores depend, perhaps with one layer cut off."""
-    names = list(names)
     try:
-        gradients = _gradients(subject, inputs, names, severed)
+        gradients = _gradients(subject, inputs, list(maps), severed)
     except RuntimeError as error:
         if out_of_memory(error):
             raise
-        return names  # a model without gradients is told of by the methods that need them
+        return list(maps)  # a model without gradients is told of by the methods that need them
     return [
         name
-        for name, gradient in zip(names, gradients, strict=True)
-        if gradient is not None and as_map(gradient, inputs, name).any()
+        for name, gradient in zip(maps, gradients, strict=True)
+        if gradient is not None and as_map(gradient, inputs, name, maps[name].layout).any()
     ]
 
 

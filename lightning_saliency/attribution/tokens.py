@@ -1,6 +1,7 @@
 """Activations of transformers as maps: where tokens, or channels-last features, lie in the input.
 
 What is known is the shape of the activation and that of the input, nothing of the architecture.
+Where a shape may be read in several ways, `layouts` finds which by a look at the model.
 Patches are taken to have one side length along all dimensions, and to come last: tokens before
 them (class, distillation, registers) are a prefix, which is dropped.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -27,17 +29,31 @@ Grid = tuple[int, ...]
 """The number of patches along each spatial dimension: `(h, w)` of an image."""
 
 
-def as_map(activation: Tensor, inputs: Tensor, layer: str) -> Tensor:
+@dataclass(frozen=True)
+class Layout:
+    """Which dimensions of a layer's output hold what; the others are places, or tokens.
+
+    Attributes:
+        rows: the dimension of the probes: 0, or 1 of tokens that come first.
+        channels: the dimension of the channels: 1, or the last, and then counted from 0 as well.
+        prefix: how many tokens of a line come before its places; None where their number tells.
+    """
+
+    rows: int
+    channels: int
+    prefix: int | None = None
+
+
+def as_map(activation: Tensor, inputs: Tensor, layer: str, layout: Layout | None = None) -> Tensor:
     """A layer's activation as `(n, D, *grid)`, with the spatial dimensions of the input.
 
     Args:
         activation: what the layer returned: tokens `(n, T, D)` or `(T, n, D)`, channels-last
             features `(n, *grid, D)`, or channels-first ones `(n, D, *grid)`, which are returned as
-            they are. Where both of the last two are possible (D = h = w), channels are first, as in
-            every convolution; with one spatial dimension they are first unless that would make
-            the map longer than the input. Where n = T the probes are first.
+            they are.
         inputs: `(n, C, *spatial)`, what went into the model.
         layer: the layer's name, for errors.
+        layout: which of these it is; read off the shapes when not given.
 
     Returns:
         `(n, D, *grid)`; prefix tokens are left out. A view where that is possible.
@@ -46,23 +62,55 @@ def as_map(activation: Tensor, inputs: Tensor, layer: str) -> Tensor:
         ConfigurationError: the shape says not where the places of the input are.
     """
     shape = tuple(activation.shape)
-    source = f"layer={layer!r} returns {shape} for inputs {tuple(inputs.shape)}"
-    if _has_dimensions_of(shape, inputs):
-        last = _follows(shape[1:-1], inputs) and not _follows(shape[2:], inputs)
-        return activation.movedim(-1, 1) if last else activation
-    if len(shape) == 3:
-        if shape[0] != len(inputs) and shape[1] == len(inputs):
-            activation = activation.transpose(0, 1)  # attention whose batch is not first
-        if len(activation) == len(inputs):
-            prefix, grid = grid_of(activation.shape[1], inputs, source)
-            patches = activation[:, prefix:]
-            return patches.reshape(len(patches), *grid, -1).movedim(-1, 1)
+    layout = layout or layout_of(shape, inputs, layer)
+    if layout.channels == 1:
+        return activation
+    if activation.ndim > 3:
+        return activation.movedim(-1, 1)
+    tokens = activation.transpose(0, layout.rows)
+    if layout.prefix is not None:
+        return tokens[:, layout.prefix :].mT
+    prefix, grid = grid_of(tokens.shape[1], inputs, _source(shape, inputs, layer))
+    patches = tokens[:, prefix:]
+    return patches.reshape(len(patches), *grid, -1).movedim(-1, 1)
+
+
+def layout_of(shape: Grid, inputs: Tensor, layer: str, last: bool | None = None) -> Layout:
+    """The layout of an activation, as far as its shape tells.
+
+    Where n = T the probes are first. Where channels may be first or last, they are first, as in
+    every convolution; with one spatial dimension they are, unless that would make the map longer
+    than the input.
+
+    Args:
+        shape: of the activation.
+        inputs: `(n, C, *spatial)`, what went into the model.
+        layer: the layer's name, for errors.
+        last: whether channels are last where both are possible, if something else tells.
+
+    Raises:
+        ConfigurationError: the shape says not where the places of the input are.
+    """
+    end = len(shape) - 1
+    if end > 2 and end + 1 == inputs.ndim and shape[0] == len(inputs):
+        at_last, at_first = follows(shape[1:-1], inputs), follows(shape[2:], inputs)
+        return Layout(0, end if at_last and (last or not at_first) else 1)
+    if end == 2:
+        first = last is False or (last is None and shape[2] <= inputs.shape[2])
+        if inputs.ndim == 3 and shape[0] == len(inputs) and first:
+            return Layout(0, 1)
+        if len(inputs) in shape[:2]:
+            return Layout(int(shape[0] != len(inputs)), 2)
     raise ConfigurationError(
-        f"{source}: that has no places of the input. Expected are features (n, D, *grid) or "
-        "(n, *grid, D) with the input's spatial dimensions, or tokens (n, T, D) or (T, n, D). "
-        "Windows that were folded into the batch, and what comes after a pooling, can't be drawn: "
-        "name the block around them, or a layer before it."
+        f"{_source(shape, inputs, layer)}: that has no places of the input. Expected are features "
+        "(n, D, *grid) or (n, *grid, D) with the input's spatial dimensions, or tokens (n, T, D) "
+        "or (T, n, D). Windows that were folded into the batch, and what comes after a pooling, "
+        "can't be drawn: name the block around them, or a layer before it."
     )
+
+
+def _source(shape: Grid, inputs: Tensor, layer: str) -> str:
+    return f"layer={layer!r} returns {shape} for inputs {tuple(inputs.shape)}"
 
 
 def grid_of(tokens: int, inputs: Tensor, source: str = "the model") -> tuple[int, Grid]:
@@ -97,11 +145,6 @@ def grid_of(tokens: int, inputs: Tensor, source: str = "the model") -> tuple[int
     )
 
 
-def _has_dimensions_of(shape: Grid, inputs: Tensor) -> bool:
-    same = len(shape) == inputs.ndim and shape[0] == len(inputs)
-    return same and (inputs.ndim > 3 or shape[2] <= inputs.shape[2])
-
-
 def _tiling(sides: Grid) -> Iterator[Grid]:
     """The grids of patches of one side length that tile the input exactly; of several places."""
     for patch in range(1, max(sides)):
@@ -121,7 +164,7 @@ def _roughly(sides: Grid) -> Iterator[Grid]:
         yield tuple(side // unit * times for side in sides)
 
 
-def _follows(grid: Grid, inputs: Tensor) -> bool:
+def follows(grid: Grid, inputs: Tensor) -> bool:
     """Whether `grid` can be what some stride makes of the input's last two sides.
 
     Convolutions, poolings and patches that treat both sides alike take a side H to

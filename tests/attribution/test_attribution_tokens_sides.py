@@ -1,0 +1,129 @@
+"""Which side of tokens is which, where their shape alone may be read in several ways."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attribution_nets import close, counting, deep_case, images
+from attribution_transformers import CLASSES, Encoder, randomised
+from test_attribution_cam_layers import CAMS
+from torch import Tensor, nn
+
+from lightning_saliency.attribution import AnyMethod, HiResCAM, Subject, bind, explain
+from lightning_saliency.attribution.cam_layers import last_spatial_layer
+from lightning_saliency.targets import Logit
+
+
+@pytest.mark.parametrize(
+    ("sides", "before", "layer"),
+    [
+        ((16, 16), 1, None),
+        ((16, 16), 1, "encoder.layers.0"),
+        ((8, 16), 0, "encoder.layers.0"),
+        ((8, 24), 0, "encoder.layers.0"),
+    ],
+)
+def test_tokens_before_probes_give_the_same_maps_where_there_are_as_many_of_both(
+    sides: tuple[int, int], before: int, layer: str | None
+) -> None:
+    count = sides[0] * sides[1] // 64 + before
+    inputs, targets = images(count, 3, *sides), torch.arange(count) % CLASSES
+    methods: dict[str, AnyMethod] = {name: make(layer) for name, make in CAMS.items()}
+    first, second = (
+        explain(Encoder(2, 3, 8, before, batch_first=one), inputs, targets, methods)
+        for one in (True, False)
+    )
+    for name in methods:
+        close(second.maps[name].signed, first.maps[name].signed, relative=1e-9)
+
+
+def test_a_method_that_is_bound_looks_no_further() -> None:
+    net, inputs, targets = Encoder(), images(2, 3, 16, 16), torch.tensor([0, 3])
+    bound = bind(Subject(net), inputs, {"m": HiResCAM("encoder.layers.0")})
+    with counting(net) as count:
+        explain(net, inputs, targets, bound)
+    assert count.sizes == [2]
+    model, inputs, targets = deep_case()
+    with counting(model) as count:
+        explain(model, inputs, targets, {"m": HiResCAM("second")})
+    assert count.sizes == [5], "what has no tokens needs no look"
+
+
+# Signals: the channels of a line may be the second side or the last
+
+
+class Recurrent(nn.Module):
+    """A convolution without padding, an LSTM, the mean over time: narrower than the input long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(2, 8, 5, 2)
+        self.norm = nn.BatchNorm1d(8)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.drop = nn.Dropout()
+        self.head = nn.Linear(8, CLASSES)
+        randomised(self)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden, _ = self.lstm(self.norm(self.stem(inputs)).tanh().mT)
+        scores: Tensor = self.head(self.drop(hidden).square().mean(1))
+        return scores
+
+
+def by_hand(net: nn.Module, layer: str, inputs: Tensor, axis: int) -> Tensor:
+    """Σ_k g_k A_k over the channels of a layer, of the first score."""
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        kept.append(output if isinstance(output, Tensor) else output[0])
+
+    hook = net.get_submodule(layer).register_forward_hook(keep)
+    (gradient,) = torch.autograd.grad(net(inputs)[:, 0].sum(), kept)
+    hook.remove()
+    return (gradient * kept[0]).sum(axis).detach()
+
+
+@pytest.mark.parametrize(
+    ("net", "layer", "axis", "prefix", "places"),
+    [
+        (Encoder(1, 2, 8), "encoder.layers.0", 2, 1, 8),
+        (Encoder(1, 2, 8, before=0), "encoder", 2, 0, 8),
+        (Encoder(1, 2, 8), "encoder.layers.1.norm1", 2, 1, 8),
+        (Encoder(1, 2, 8), "patches", 1, 0, 8),
+        (Recurrent(), "norm", 1, 0, 30),
+        (Recurrent(), "lstm", 2, 0, 30),
+        (Recurrent(), "drop", 2, 0, 30),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, nn.Module) else str(one),
+)
+def test_layers_of_signals_are_read_as_they_are_laid_out(
+    net: nn.Module, layer: str, axis: int, prefix: int, places: int
+) -> None:
+    inputs = images(3, 2, 64)
+    found = explain(net, inputs, torch.zeros(3).long(), {"m": HiResCAM(layer)}, target=Logit())
+    assert found.maps["m"].map.shape == (3, places)
+    wanted = by_hand(net, layer, inputs, axis)[:, prefix:]
+    if wanted.any():
+        close(found.maps["m"].map, wanted, relative=1e-9)
+    assert wanted.any() or layer == "encoder.layers.1.norm1"
+
+
+@pytest.mark.parametrize(
+    ("net", "layer", "places"),
+    [(Encoder(1, 2, 8, before=0), "encoder", 8), (Recurrent(), "drop", 30)],
+    ids=["tokens", "lstm"],
+)
+def test_every_cam_of_a_signal_has_its_places(net: nn.Module, layer: str, places: int) -> None:
+    inputs = images(2, 2, 64)
+    assert last_spatial_layer(Subject(net), inputs) == layer
+    methods: dict[str, AnyMethod] = {name: make() for name, make in CAMS.items()}
+    for name, maps in explain(net, inputs, torch.tensor([0, 3]), methods).maps.items():
+        assert maps.map.shape == (2, places), name
+
+
+def test_a_convolution_may_make_a_signal_longer() -> None:
+    net = nn.Sequential(nn.Conv1d(2, 8, 3, padding=4), nn.Tanh(), nn.Flatten(), nn.LazyLinear(4))
+    net(torch.zeros(1, 2, 16))
+    net, inputs = net.double(), images(2, 2, 16)
+    found = explain(net, inputs, torch.zeros(2).long(), {"m": HiResCAM("1")}, target=Logit())
+    close(found.maps["m"].map, by_hand(net, "1", inputs, 1), relative=1e-9)

@@ -45,7 +45,7 @@ class ReluRule(Rule):
         Raises:
             ConfigurationError: there was none.
         """
-        check_eager(module, self.title)
+        check_eager(module, f"{self.title} changes the derivatives of functions")
         with _Replacing(self.relu) as mode:
             yield
         if not mode.met:

@@ -43,14 +43,17 @@ class Calls(TorchFunctionMode):
 def check_eager(module: nn.Module, what: str) -> None:
     """Raise a `ConfigurationError` where a part of the module is TorchScript.
 
-    Its functions are called by an interpreter of their own, where nothing meets them.
+    Its functions and layers are called by an interpreter of their own, where nothing meets them.
+
+    Args:
+        module: the whole model.
+        what: the method and what it does, the beginning of the error.
     """
     scripted = [part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)]
     if scripted:
         raise ConfigurationError(
-            f"{what} changes the derivatives of functions, and {type(module).__name__} has a part "
-            "that is TorchScript, whose functions can't be met. Give the model as it was before "
-            "torch.jit, or use 'saliency'."
+            f"{what}, and {type(module).__name__} has a part that is TorchScript, whose functions "
+            "and layers can't be met. Give the model as it was before torch.jit, or use 'saliency'."
         )
 
 

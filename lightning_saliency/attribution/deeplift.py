@@ -86,7 +86,7 @@ class _AtBaseline(Rule):
     course: _Course = field(compare=False)
 
     def around(self, module: nn.Module) -> _Keeping:
-        check_eager(module, "DeepLIFT")
+        check_eager(module, "DeepLIFT changes the derivatives of functions")
         self.course.begin()
         return _Keeping(self.course)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
+from lightning_saliency.attribution.biases import Sides, bias_of, biased_layers, spread
+from lightning_saliency.attribution.calls import check_eager
 from lightning_saliency.attribution.method import (
     Evidence,
     Look,
@@ -24,7 +21,7 @@ from lightning_saliency.attribution.method import (
     completeness_gap,
 )
 from lightning_saliency.attribution.subject import Subject
-from lightning_saliency.attribution.taps import displayed, find_layer
+from lightning_saliency.attribution.taps import find_layer
 from lightning_saliency.errors import ConfigurationError
 from lightning_saliency.shards import is_flattened
 
@@ -40,8 +37,10 @@ class FullGrad(Method):
     layer, and enlarged to the input by bilinear interpolation (linear, trilinear). ∂s/∂b is taken
     at each place of the layer's output. Biases are those of convolutions and linear layers, and
     β − γμ/σ of batch normalisation in evaluation mode; those of linear layers without places, as
-    in a classifier's head, are not in the map. Where the target is a logit and the net is made
-    of these, ReLUs and pooling, s = Σ x ∂s/∂x + Σ b ∂s/∂b; the relative gap to this, logged beside
+    in a classifier's head, are not in the map. Which sides of a linear layer's output are places is
+    seen as stripes of a probe change; where that doesn't tell, it is not in the map either. Where
+    the target is a logit and the net is made of these, ReLUs and pooling,
+    s = Σ x ∂s/∂x + Σ b ∂s/∂b; the relative gap to this, logged beside
     the map, tells of biases that were not seen: of layers that run more than once, of functions,
     of other activations, of layer normalisation; and of targets that are not a logit, such as the
     margin. It is left out where the score is 0.
@@ -65,9 +64,10 @@ class FullGrad(Method):
             )
 
     def bind(self, subject: Subject, inputs: Tensor) -> Method:
-        """The method with the layers that carry a bias, found in one pass of one probe."""
-        names = _names_of_biased_layers(subject, inputs[:1])
-        return _BoundFullGrad(rescale=self.rescale, layers=_found(subject, names))
+        """The method with the layers that carry a bias, found in a few passes of one probe."""
+        check_eager(subject.module, "FullGrad reads the bias of each layer")
+        sides = biased_layers(subject, inputs[:1])
+        return _BoundFullGrad(rescale=self.rescale, layers=_found(subject, sides), sides=sides)
 
     def looks(self) -> tuple[Look, ...]:
         """The gradients of the input and of the layers with a bias, at the clean input."""
@@ -81,24 +81,27 @@ class FullGrad(Method):
 @dataclass(frozen=True, kw_only=True)
 class _BoundFullGrad(FullGrad):
     layers: Mapping[str, nn.Module] = field(compare=False)
+    sides: Mapping[str, Sides] = field(compare=False)
 
     def __repr__(self) -> str:
         """As the user wrote it."""
         return f"FullGrad(rescale={self.rescale!r})"
 
     def bind(self, subject: Subject, inputs: Tensor) -> Method:
-        return _BoundFullGrad(rescale=self.rescale, layers=_found(subject, self.layers))
+        return replace(self, layers=_found(subject, self.layers))
 
     def looks(self) -> tuple[Look, ...]:
         return (Look(gradient=True, layers=tuple(self.layers)),)
 
     def reduction(self) -> Reduction:
-        return _FullGradients(self.layers, self.rescale)
+        return _FullGradients(self.layers, self.sides, self.rescale)
 
 
 class _FullGradients(Reduction):
-    def __init__(self, layers: Mapping[str, nn.Module], rescale: Rescale) -> None:
-        self._layers = layers
+    def __init__(
+        self, layers: Mapping[str, nn.Module], sides: Mapping[str, Sides], rescale: Rescale
+    ) -> None:
+        self._layers, self._sides = layers, sides
         self._rescale = rescale
 
     def update(self, evidence: Evidence) -> None:
@@ -107,10 +110,12 @@ class _FullGradients(Reduction):
         self._map = _unit(evidence.gradient * evidence.inputs, self._rescale).sum(1)
         total = self._signed.flatten(1).sum(1)
         for name, layer in self._layers.items():
-            part = _bias_gradient(name, layer, evidence.layer_gradients[name])
+            rows, channels = self._sides[name]
+            part = _bias_gradient(name, layer, evidence.layer_gradients[name]).movedim(rows, 0)
             if len(part) % count == 0:  # where windows are folded into it, a probe's are together
                 total = total + part.reshape(count, -1).sum(1)
-            if (len(part), part.ndim) == (count, evidence.inputs.ndim):
+            if channels is not None:
+                part = part.movedim(channels, 1)
                 cells = part[0, 0].numel() / spatial.numel()
                 self._map += _enlarged(_unit(part, self._rescale).sum(1), spatial)
                 self._signed += _enlarged(part.sum(1), spatial) * cells
@@ -122,38 +127,13 @@ class _FullGradients(Reduction):
 
 
 def _bias_gradient(name: str, layer: nn.Module, gradient: Tensor) -> Tensor:
-    """The bias times ∂s/∂b at each place, `(n, K, *spatial of the layer)`."""
-    gradient = gradient.movedim(-1, 1) if isinstance(layer, nn.Linear) else gradient
+    """The bias times ∂s/∂b at each place, in the shape of the layer's output."""
     if any(is_flattened(one) or hasattr(one, "to_local") for one in layer.parameters()):
         raise ConfigurationError(
             f"FullGrad reads the bias of each layer, and that of '{name}' is sharded over ranks. "
             "Leave the method out where parameters are."
         )
-    return gradient * _bias(layer).detach().to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 2))
-
-
-def _adds(layer: nn.Module) -> bool:
-    """Whether a layer is a linear function of its input and a bias."""
-    if isinstance(layer, (_ConvNd, nn.Linear)):
-        return layer.bias is not None
-    # A subclass may do more in its forward than to normalise: an activation, say.
-    known = isinstance(layer, _BatchNorm) and type(layer).forward in _NORMALISING
-    return known and layer.running_mean is not None and layer.running_var is not None
-
-
-_NORMALISING = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-
-
-def _bias(layer: Any) -> Tensor:
-    """What a layer adds, `(K,)`: for γ (x − μ) / σ + β, batch normalisation, that is β − γμ / σ."""
-    bias: Tensor = layer.bias
-    if not isinstance(layer, _BatchNorm):
-        return bias
-    mean, variance = layer.running_mean, layer.running_var
-    assert mean is not None
-    assert variance is not None
-    scaled = -mean * (variance + layer.eps).rsqrt()
-    return scaled * layer.weight + bias if layer.affine else scaled
+    return gradient * spread(bias_of(layer).detach().to(gradient.dtype), layer, gradient.ndim)
 
 
 def _unit(part: Tensor, rescale: Rescale) -> Tensor:
@@ -168,37 +148,6 @@ def _enlarged(maps: Tensor, spatial: torch.Size) -> Tensor:
     """`(n, *spatial of the layer)` at the size of the input."""
     mode = ("linear", "bilinear", "trilinear")[len(spatial) - 1]
     return F.interpolate(maps[:, None], tuple(spatial), mode=mode)[:, 0]
-
-
-def _names_of_biased_layers(subject: Subject, inputs: Tensor) -> tuple[str, ...]:
-    """The layers with a bias that run once, on the way to the model's scores."""
-    met: dict[str, list[object]] = defaultdict(list)
-
-    def note(name: str, output: object) -> None:
-        met[name].append(output.grad_fn if isinstance(output, Tensor) else None)
-
-    with ExitStack() as hooks, torch.enable_grad():
-        for name, layer in subject.module.named_modules():
-            if _adds(layer):
-                hook = partial(lambda name, module, args, output: note(name, output), name)
-                hooks.callback(layer.register_forward_hook(hook).remove)
-        scores = subject.scores(inputs.detach().requires_grad_())
-        behind = _nodes_behind(scores)
-    return tuple(
-        displayed(name) for name, nodes in met.items() if len(nodes) == 1 and nodes[0] in behind
-    )
-
-
-def _nodes_behind(scores: Tensor) -> set[object]:
-    """All nodes of the graph that the scores come from."""
-    found: set[object] = set()
-    waiting: list[Any] = [scores.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            waiting += [below for below, _ in node.next_functions]
-    return found
 
 
 def _found(subject: Subject, names: Iterable[str]) -> dict[str, nn.Module]:

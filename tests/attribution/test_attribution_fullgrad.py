@@ -297,6 +297,95 @@ def test_the_parts_with_a_sign_keep_their_sum() -> None:
     torch.testing.assert_close(total + head.bias.detach()[targets], scores, rtol=1e-11, atol=0)
 
 
+# Where the channels of a linear layer are
+
+
+@pytest.mark.parametrize("sides", [(9,), (6, 6), (6, 7), (5, 6, 4)])
+def test_a_linear_layer_over_channels_is_a_convolution_of_one_place(sides: tuple[int, ...]) -> None:
+    """Also where there are as many channels as places on each side."""
+    convolution: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(sides) - 1]
+    twins = []
+    for over_channels in (True, False):
+        layers = [
+            Last(nn.Linear(have, want)) if over_channels else convolution(have, want, 1)
+            for have, want in ((2, 6), (6, 6))
+        ]
+        body = [layers[0], nn.ReLU(), convolution(6, 6, 3, padding=1), nn.ReLU(), layers[1]]
+        net = seeded(*body, nn.ReLU(), nn.Flatten(), nn.LazyLinear(4), shape=(2, *sides))
+        twins.append(explained(net, images(3, 2, *sides), torch.tensor([0, 3, 1])))
+    assert complete(twins[0])
+    close(twins[0].map, twins[1].map, relative=1e-12)
+    close(twins[0].signed, twins[1].signed, relative=1e-12)
+
+
+class OverTheLastSide(nn.Module):
+    """A linear layer over columns, or over time: of its outputs the score reads one alone."""
+
+    def __init__(self, *shape: int, reads: tuple[int, ...]) -> None:
+        super().__init__()
+        halved = (*shape[:-1], shape[-1] // 2)
+        self.mix = nn.Linear(shape[-1], halved[-1], dtype=F64)
+        self.read = torch.zeros(halved, dtype=F64)
+        self.read[reads] = 1
+        with torch.no_grad():
+            self.mix.bias.fill_(1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        score = (F.relu(self.mix(inputs)) * self.read).flatten(1).sum(1)
+        return torch.stack([score, -score], 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reads", "peak"),
+    [
+        ((3, 16, 16), (0, 15, 7), (15, 15)),
+        ((16, 16, 16), (2, 4, 1), (4, 2)),  # as many channels as rows
+        ((4, 64), (2, 5), (10,)),
+        ((2, 4, 6, 8), (1, 3, 0, 2), (3, 0, 4)),
+    ],
+)
+def test_a_linear_layer_over_a_side_has_its_places_there(
+    shape: tuple[int, ...], reads: tuple[int, ...], peak: tuple[int, ...]
+) -> None:
+    """Of a probe of zeros nothing but the bias is seen."""
+    model = OverTheLastSide(*shape, reads=reads)
+    maps = explained(model, torch.zeros(2, *shape, dtype=F64), torch.tensor([0, 0]))
+    assert complete(maps)
+    for row in maps.map:
+        found = np.unravel_index(int(row.argmax()), row.shape)
+        # Outputs are half as many as columns: they lie between two.
+        assert all(0 <= one - other <= 1 for one, other in zip(found, peak, strict=True)), found
+
+
+def test_a_linear_layer_whose_places_are_mixed_is_in_the_gap_alone() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each, self.head = nn.Linear(5, 5), nn.Linear(40, 4)
+            seeded(self.each, shape=(5,))
+            seeded(self.head, shape=(40,))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            pooled = inputs.mean((1, 2))[:, None, None].expand(-1, 8, 5)
+            scores: Tensor = self.head(self.each(pooled).relu().flatten(1))
+            return scores
+
+    inputs, targets = images(3, 2, 9), torch.tensor([0, 3, 1])
+    maps = explained(Mixed(), inputs, targets)
+    assert complete(maps)
+    gradient = explain(Mixed(), inputs, targets, {"m": Saliency()}, target=Logit()).maps["m"]
+    parts = (gradient.signed * inputs).abs()
+    low, high = parts.amin((1, 2), keepdim=True), parts.amax((1, 2), keepdim=True)
+    close(maps.map, ((parts - low) / (high - low)).sum(1), relative=1e-12)
+
+
+def test_the_first_probe_may_be_spoilt() -> None:
+    model, inputs, targets = case("channels last")
+    wanted = explained(model, inputs, targets).map
+    inputs[0, 0, 0, 0] = torch.nan
+    close(explained(model, inputs, targets).map[1:], wanted[1:], relative=1e-12)
+
+
 # What is not seen
 
 
@@ -351,6 +440,20 @@ def test_windows_that_are_folded_into_the_rows_count() -> None:
     assert complete(explained(Windows(), images(3, 2, 6), torch.tensor([0, 3, 1])))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_tokens_that_come_first_count(count: int) -> None:
+    """As many tokens as probes, twice as many, and what is no multiple."""
+
+    class TokensFirst(Windows):
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.each(inputs.permute(2, 0, 1)).relu()
+            scores: Tensor = self.head(hidden[:3].transpose(0, 1).flatten(1))
+            return scores
+
+    maps = explained(TokensFirst(), images(count, 4, 4), torch.tensor([0, 3, 1, 2])[:count])
+    assert complete(maps)
+
+
 def test_a_layer_that_runs_twice_is_left_to_the_gap() -> None:
     conv = nn.Conv2d(2, 2, 3, padding=1)
     model = seeded(conv, nn.ReLU(), conv, nn.Flatten(), nn.LazyLinear(4), shape=(2, 6, 7))
@@ -398,6 +501,46 @@ def test_a_normalisation_that_does_more_is_left_alone() -> None:
     model = seeded(*inner, shape=(2, 6, 7))
     bound: Any = bind(Subject(model), images(2, 2, 6, 7), {"m": FullGrad()})["m"]
     assert list(bound.layers) == ["0", "3"]
+
+
+class Rectified(nn.Conv2d):
+    """A convolution that does more, as in detectron2; without a bias to begin with."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).relu()
+
+
+class Padded(nn.Conv2d):
+    """A convolution with a padding of its own, as in timm."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(F.pad(inputs, (0, 1, 0, 1)))
+
+
+def test_a_convolution_that_does_more_is_left_to_the_gap_and_one_that_pads_is_not() -> None:
+    inputs, targets = images(3, 2, 6, 7), torch.tensor([0, 3, 1])
+    body = [Padded(2, 3, 2), Rectified(3, 3, 2), nn.Flatten(), nn.LazyLinear(4)]
+    model = nn.Sequential(*body)
+    model.eval()(inputs.float())
+    bound: Any = bind(Subject(model.to(F64)), inputs, {"m": FullGrad()})["m"]
+    assert list(bound.layers) == ["0", "3"]
+    assert hooks_on(model) == 0
+    padded = seeded(Padded(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4), shape=(2, 6, 7))
+    assert complete(explained(padded, inputs, targets))
+    padded[0].forward = padded[0].forward  # as wrappers put their own in an instance
+    assert complete(explained(padded, inputs, targets))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_torchscript_is_told() -> None:
+    model, inputs, targets = case("closed")
+    with pytest.raises(ConfigurationError, match=r"FullGrad reads .*TorchScript"):
+        explained(torch.jit.script(model), inputs, targets)
 
 
 def test_statistics_of_the_batch_are_left_alone() -> None:

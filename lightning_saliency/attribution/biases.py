@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.attribution.taps import displayed
+from lightning_saliency.attribution.tokens import follows
 
 _NORMALISING = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
@@ -158,7 +159,8 @@ def _channels_of_linear(
 
     A linear layer is over the last dimension, whatever that is: features, a side of an image, time.
     So stripes of the probe are changed, at one end of a side and at the other: what changes before
-    the layer moves along the dimension that is this side, and no other.
+    the layer moves along the dimension that is this side, and no other. Where all places see all
+    that changes, the proportions of an image tell, if they do.
     """
     if not names:
         return {}
@@ -180,8 +182,10 @@ def _channels_of_linear(
         last, first = (
             min(float(way[side + begin]) for side, way in enumerate(ways)) for begin in (0, 1)
         )
-        clear = max(last, first) > max(_CLEAR, 2 * min(last, first))
-        found[name] = (inputs.ndim - 1 if last > first else 1) if clear else None
+        if max(last, first) <= max(_CLEAR, 2 * min(last, first)):
+            shape = tuple(before[name].shape)
+            last, first = follows(shape[1:-1], inputs), follows(shape[2:], inputs)
+        found[name] = None if last == first else inputs.ndim - 1 if last > first else 1
     return found
 
 

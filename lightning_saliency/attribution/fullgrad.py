@@ -38,7 +38,8 @@ class FullGrad(Method):
     at each place of the layer's output. Biases are those of convolutions and linear layers, and
     β − γμ/σ of batch normalisation in evaluation mode; those of linear layers without places, as
     in a classifier's head, are not in the map. Which sides of a linear layer's output are places is
-    seen as stripes of a probe change; where that doesn't tell, it is not in the map either. Where
+    seen as stripes of a probe change, else by their proportions; where neither tells, as behind
+    attention over a signal, it is not in the map either. Where
     the target is a logit and the net is made of these, ReLUs and pooling,
     s = Σ x ∂s/∂x + Σ b ∂s/∂b; the relative gap to this, logged beside
     the map, tells of biases that were not seen: of layers that run more than once, of functions,

@@ -379,6 +379,19 @@ def test_a_linear_layer_whose_places_are_mixed_is_in_the_gap_alone() -> None:
     close(maps.map, ((parts - low) / (high - low)).sum(1), relative=1e-12)
 
 
+def test_where_places_are_mixed_the_proportions_of_an_image_tell() -> None:
+    """Behind a convolution that sees all, as late in a ConvNeXt."""
+    twins = []
+    for over_channels in (True, False):
+        even = nn.Conv2d(2, 9, (13, 9), padding=(6, 4), stride=2)
+        each = Last(nn.Linear(9, 5)) if over_channels else nn.Conv2d(9, 5, 1)
+        net = seeded(even, each, nn.ReLU(), nn.Flatten(), nn.LazyLinear(4), shape=(2, 7, 5))
+        with torch.no_grad():
+            even.weight.copy_(even.weight[:, :, :1, :1].expand_as(even.weight))
+        twins.append(explained(net, images(3, 2, 7, 5), torch.tensor([0, 3, 1])))
+    close(twins[0].map, twins[1].map, relative=1e-12)
+
+
 def test_the_first_probe_may_be_spoilt() -> None:
     model, inputs, targets = case("channels last")
     wanted = explained(model, inputs, targets).map

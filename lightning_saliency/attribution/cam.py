@@ -50,7 +50,7 @@ class LayerMethod(Method):
         return (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
 
     def bind(self: _Bound, subject: Subject, inputs: Tensor) -> _Bound:
-        """The method with the layers' names checked, or one found when none was given."""
+        """The method with its layers, found where none was given, and how they are laid out."""
         if self.layouts is not None:
             return self
         found = last_spatial_layer(subject, inputs) if self.layer is None else self.layer

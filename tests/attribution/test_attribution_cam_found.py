@@ -59,6 +59,51 @@ def test_a_branch_beside_the_scores_that_ends_last_is_not_looked_at() -> None:
         same(maps, explain(model, inputs, targets, {name: ALL[name]}).maps[name])
 
 
+class Branching(nn.Module):
+    """Scores that are read off two layers of one shape, and a decoder beside them if asked for."""
+
+    def __init__(self, decodes: bool) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6, 4)
+        randomised(self)
+        self.decoder = nn.Conv2d(6, 3, 1).to(F64) if decodes else nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        one = self.one(inputs).tanh()
+        two = self.two(one)
+        scores: Tensor = self.head((one * two).mean((2, 3)))
+        self.decoder(two if isinstance(self.decoder, nn.Conv2d) else scores)
+        return scores
+
+
+@pytest.mark.parametrize("decodes", [False, True])
+def test_a_last_layer_that_is_read_is_found_though_more_is_read_beside_it(decodes: bool) -> None:
+    assert last_spatial_layer(Subject(Branching(decodes)), images(2, 3, 8, 9)) == "two"
+
+
+class Plain(nn.Module):
+    """A block written by hand: queries, keys and values by one linear layer, one head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.qkv, self.mlp = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.qkv(self.norm1(tokens)).chunk(3, -1)
+        tokens = tokens + (query @ key.mT / 3).softmax(-1) @ value
+        mixed: Tensor = self.mlp(self.norm2(tokens))
+        return tokens + mixed.tanh()
+
+
+def test_what_enters_an_attention_goes_before_its_queries_keys_and_values() -> None:
+    net = Encoder()
+    setattr(net, "encoder", nn.Sequential(Plain(), Plain()))  # noqa: B010
+    found = last_spatial_layer(Subject(randomised(net)), images(2, 3, 16, 16))
+    assert found == "encoder.1.norm1"
+
+
 def test_two_passes_of_few_rows_find_the_layer_of_a_model_that_reads_its_last() -> None:
     model, inputs, _ = deep_case()
     with counting(model) as count:

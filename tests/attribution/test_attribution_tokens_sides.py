@@ -6,10 +6,12 @@ import pytest
 import torch
 from attribution_nets import close, counting, deep_case, images
 from attribution_transformers import CLASSES, Encoder, randomised
+from test_attribution_cam_ablation import naive
 from test_attribution_cam_layers import CAMS
+from test_attribution_parity import signed_map
 from torch import Tensor, nn
 
-from lightning_saliency.attribution import AnyMethod, HiResCAM, Subject, bind, explain
+from lightning_saliency.attribution import AblationCAM, AnyMethod, HiResCAM, Subject, bind, explain
 from lightning_saliency.attribution.cam_layers import last_spatial_layer
 from lightning_saliency.targets import Logit
 
@@ -127,3 +129,30 @@ def test_a_convolution_may_make_a_signal_longer() -> None:
     net, inputs = net.double(), images(2, 2, 16)
     found = explain(net, inputs, torch.zeros(2).long(), {"m": HiResCAM("1")}, target=Logit())
     close(found.maps["m"].map, by_hand(net, "1", inputs, 1), relative=1e-9)
+
+
+class ChannelsFirst(nn.LayerNorm):
+    """Over channels that come first, as in convolutional nets that are built like transformers."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.mT).mT
+
+
+def test_a_normalisation_of_its_own_layout_is_not_taken_for_the_plain_one() -> None:
+    net = nn.Sequential(nn.Conv1d(2, 8, 4, 4), ChannelsFirst(8), nn.Flatten(), nn.LazyLinear(4))
+    net(torch.zeros(1, 2, 32))
+    net, inputs = net.double(), images(2, 2, 32)
+    found = explain(net, inputs, torch.zeros(2).long(), {"m": HiResCAM("1")}, target=Logit())
+    close(found.maps["m"].map, by_hand(net, "1", inputs, 1), relative=1e-9)
+
+
+def test_features_beside_as_many_tokens_as_channels_are_not_taken_for_heads() -> None:
+    """(n, 8, 2, 4) with 8 tokens of 8 numbers: the sides have the proportions of the input."""
+    net, inputs = Encoder(2, 3, 8, before=0), images(2, 3, 16, 32)
+    found = explain(net, inputs, torch.zeros(2).long(), {"m": HiResCAM("patches")}, target=Logit())
+    close(found.maps["m"].map, by_hand(net, "patches", inputs, 1), relative=1e-9)
+
+
+def test_channels_of_a_signal_are_ablated_where_they_are() -> None:
+    case = (Recurrent(), images(2, 2, 64), torch.tensor([0, 3]), "drop")
+    close(signed_map(AblationCAM("drop"), case), naive(case, axis=2), relative=1e-9)

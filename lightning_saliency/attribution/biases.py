@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from lightning_saliency.attribution.looking import full
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.attribution.taps import displayed
 from lightning_saliency.attribution.tokens import follows
@@ -60,8 +61,12 @@ def biased_layers(subject: Subject, inputs: Tensor) -> dict[str, Sides]:
         for name, call in found.items()
         if len(call.shape) == inputs.ndim and call.shape[0] == 1
     ]
-    over_last = [name for name in placed if isinstance(found[name].layer, nn.Linear)]
-    channels = dict.fromkeys(placed, 1) | _channels_of_linear(subject, inputs, over_last)
+    before = {
+        name: (*found[name].shape[:-1], layer.in_features)
+        for name in placed
+        if isinstance(layer := found[name].layer, nn.Linear)
+    }
+    channels = dict.fromkeys(placed, 1) | _channels_of_linear(subject, inputs, before)
     return {
         displayed(name): Sides(int(call.shape[0] != 1 in call.shape[1:2]), channels.get(name))
         for name, call in found.items()
@@ -153,39 +158,54 @@ def spread(bias: Tensor, layer: nn.Module, dimensions: int) -> Tensor:
 
 
 def _channels_of_linear(
-    subject: Subject, inputs: Tensor, names: Sequence[str]
+    subject: Subject, inputs: Tensor, shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, int | None]:
-    """Linear layers → the dimension of the channels: the last; 1, where the last is a side; None.
+    """The dimension of the channels of linear layers; None where it can't be told.
 
     A linear layer is over the last dimension, whatever that is: features, a side of an image, time.
     So stripes of the probe are changed, at one end of a side and at the other: what changes before
     the layer moves along the dimension that is this side, and no other. Where all places see all
     that changes, the proportions of an image tell, if they do.
+
+    Args:
+        subject: the model and how it is called.
+        inputs: `(1, C, *spatial)`.
+        shapes: of what goes into the layers, by their names: of as many dimensions.
     """
-    if not names:
-        return {}
-    before = _inputs_of(subject, inputs, names)
-    moved: dict[str, list[Tensor]] = defaultdict(list)
-    step = (inputs.amax() - inputs.amin()).clamp(min=1)
-    for side in range(inputs.ndim - 2):
-        width = -(-inputs.shape[side + 2] // 3)
-        ends = []
-        for start in (0, inputs.shape[side + 2] - width):
-            changed = inputs.clone()
-            changed.narrow(side + 2, start, width).add_(step)
-            ends.append(_inputs_of(subject, changed, names))
-        for name in names:
-            ways = [_middles(end[name] - before[name]) for end in ends]
-            moved[name].append((ways[1] - ways[0]).nan_to_num())  # 0 where nothing changes
     found: dict[str, int | None] = {}
-    for name, ways in moved.items():
-        last, first = (
-            min(float(way[side + begin]) for side, way in enumerate(ways)) for begin in (0, 1)
-        )
+    moves = _moves(subject, inputs, tuple(shapes)) if shapes else {}
+    for name, ways in moves.items():
+        # How far it moves along the dimensions of the sides: all but the last, or all but 1.
+        last, first = (min(float(way[side + at]) for side, way in enumerate(ways)) for at in (0, 1))
         if max(last, first) <= max(_CLEAR, 2 * min(last, first)):
-            shape = tuple(before[name].shape)
+            shape = tuple(shapes[name])
             last, first = follows(shape[1:-1], inputs), follows(shape[2:], inputs)
         found[name] = None if last == first else inputs.ndim - 1 if last > first else 1
+    return found
+
+
+def _moves(subject: Subject, inputs: Tensor, names: Sequence[str]) -> dict[str, list[Tensor]]:
+    """How far what changes before a layer moves when a stripe goes from one end to the other.
+
+    Of each layer, for each side of the input: shares of the layer's dimensions but the rows.
+    """
+    before = _inputs_of(subject, inputs, names)
+    step = (inputs.amax() - inputs.amin()).clamp(min=1)
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    for side in range(2, inputs.ndim):
+        width = -(-inputs.shape[side] // 3)
+        ends = []
+        for start in (0, inputs.shape[side] - width):
+            changed = inputs.clone()
+            changed.narrow(side, start, width).add_(step)
+            ends.append(_inputs_of(subject, changed, names))
+        for name, ways in found.items():
+            still, low, high = (one.get(name, inputs[:0]) for one in (before, *ends))
+            if len(still) and still.shape == low.shape == high.shape:
+                way = _middles(high - still) - _middles(low - still)
+                ways.append(way.nan_to_num())  # 0 where nothing changes
+            else:  # a layer that runs for some inputs alone
+                ways.append(torch.zeros(inputs.ndim - 1, device="cpu"))
     return found
 
 
@@ -196,8 +216,8 @@ def _inputs_of(subject: Subject, inputs: Tensor, names: Sequence[str]) -> dict[s
     def keep(name: str, *call: Any) -> None:
         _, args, kwargs, _ = call
         given = args[0] if args else kwargs.get("input")
-        if name in names:
-            found[name] = given.detach().double()
+        if name in names and isinstance(given, Tensor):
+            found[name] = full(given.detach()).clone()
 
     with _met(subject.module, keep), torch.no_grad():
         subject.scores(inputs)
@@ -209,9 +229,8 @@ def _middles(change: Tensor) -> Tensor:
     size = change.abs()[0]
     found = []
     for dimension, length in enumerate(size.shape):
-        others = [other for other in range(size.ndim) if other != dimension]
-        weights = size.sum(others)
-        places = (torch.arange(length, dtype=weights.dtype) + 0.5) / length
+        weights = size.movedim(dimension, 0).flatten(1).sum(1)
+        places = (torch.arange(length, device=size.device) + 0.5) / length
         found.append((weights * places).sum() / weights.sum())
     return torch.stack(found)
 

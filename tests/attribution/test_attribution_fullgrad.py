@@ -392,6 +392,21 @@ def test_where_places_are_mixed_the_proportions_of_an_image_tell() -> None:
     close(twins[0].map, twins[1].map, relative=1e-12)
 
 
+def test_a_linear_layer_that_runs_for_some_inputs_alone_is_no_obstacle() -> None:
+    class Sometimes(Closed):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each = nn.Linear(7, 7, dtype=F64)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(self.each(inputs) if inputs.amax() < 4 else inputs)
+
+    inputs, targets = images(3, 2, 6, 7).clamp(-2, 2), torch.tensor([0, 3, 1])
+    bound: Any = bind(Subject(Sometimes()), inputs, {"m": FullGrad()})["m"]
+    assert list(bound.layers) == ["each", "conv", "head"]
+    assert complete(explained(Sometimes(), inputs, targets))
+
+
 def test_the_first_probe_may_be_spoilt() -> None:
     model, inputs, targets = case("channels last")
     wanted = explained(model, inputs, targets).map

@@ -16,6 +16,15 @@ class ObservationError(RuntimeError):
     """An observation failed in the middle of a run, and `on_error` says to stop there."""
 
 
+AGREED = "agreed on by all ranks"
+"""Name of the attribute of an error that ranks have told each other: the work that it ended."""
+
+
+def is_agreed(error: BaseException) -> bool:
+    """Whether all ranks left their work with it: none may go on with that work alone."""
+    return AGREED in vars(error)
+
+
 def did_you_mean(name: object, known: Iterable[str], *, most: int = 8) -> str:
     """End an error about an unknown `name` with the nearest of the `known` ones, and some more."""
     names = list(known)

@@ -23,16 +23,13 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_saliency.attribution import AnyMethod, Subject, bind
 from lightning_saliency.attribution.binding import Layers
-from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.errors import AGREED, ConfigurationError
 from lightning_saliency.observation import observing, out_of_memory
 
 K = TypeVar("K")
 T = TypeVar("T")
 
 _FINE, _MEMORY, _FAILED, _WRONG = range(4)
-
-_AGREED = "agreed on by all ranks"
-"""Name of the attribute that an error has then: the outermost piece of work that it ended."""
 
 _work: ContextVar[object | None] = ContextVar("work that ranks agree on", default=None)
 
@@ -148,7 +145,7 @@ class Ranks:
             yield
         except Exception as caught:
             # An error may be raised again later, in other work: it is a new one there.
-            if vars(caught).get(_AGREED) is work:
+            if vars(caught).get(AGREED) is work:
                 raise
             error = caught
         finally:
@@ -166,7 +163,7 @@ class Ranks:
             raised = error
             if raised is None or mine != worst:
                 raised = _of_peer(worst, f"on rank {found.index(worst)}: {words[0]}")
-            vars(raised)[_AGREED] = work
+            vars(raised)[AGREED] = work
             raise raised
         finally:
             del error, raised  # their tracebacks hold this frame, and activations that must go

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.attribution.taps import find_layer, first_of, readable_layers
 from lightning_saliency.attribution.tokens import Layout, as_map, follows, layout_of
-from lightning_saliency.errors import ConfigurationError
+from lightning_saliency.errors import ConfigurationError, is_agreed
 from lightning_saliency.observation import out_of_memory
 
 _FIRST = (
@@ -101,7 +101,7 @@ def _answers(subject: Subject, inputs: Tensor) -> dict[str, Answer]:
     try:
         notes = _noted(subject, torch.cat([inputs] * 2))
     except Exception as error:
-        if out_of_memory(error):
+        if out_of_memory(error) or is_agreed(error):
             raise
         notes = _noted(subject, inputs)  # perhaps the model takes one row at a time
     if notes.of_as_many_tokens:

@@ -100,7 +100,8 @@ class FromBaseline(Rule):
     """Nonlinear functions are followed back by Δout / Δin, both from the baseline to the probe.
 
     The baseline's pass comes before, with as many rows as the probes': so each number has its own
-    of the baseline at the same place of the same call, however a model lays its rows out.
+    of the baseline at the same place of the same call, however a model lays its rows out. Equal
+    baselines are equal rules: methods share both passes, and the course of the first of them.
     """
 
     keeps_scores = True

@@ -99,7 +99,7 @@ class Plain(nn.Module):
     def __init__(self, subject: Subject) -> None:
         super().__init__()
         self.module = subject.module
-        self.training = subject.module.training
+        self.training = getattr(subject.module, "training", False)  # frozen TorchScript has none
         self.__dict__["subject"] = subject  # not registered: it holds the module a second time
 
     def forward(self, inputs: Tensor) -> Tensor:

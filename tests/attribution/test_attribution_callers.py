@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -190,6 +191,15 @@ def gives_back_its_mode(model: nn.Module, inputs: Tensor, targets: Tensor) -> Te
 def leaves_a_hook(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     model.module.register_forward_hook(lambda module, given, scores: -2 * scores)  # type: ignore[union-attr]
     return inputs.abs().amax(1)
+
+
+def test_a_function_may_look_at_frozen_torchscript() -> None:
+    model, inputs, targets = deep_case()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is on its way out
+        frozen: Any = torch.jit.freeze(torch.jit.script(model))
+    found = notebook(frozen, inputs, targets, {"own": gives_back_its_mode, "plain": Saliency()})
+    torch.testing.assert_close(found["plain"], notebook(model, inputs, targets)["gradient"])
 
 
 @pytest.mark.parametrize("function", [leaves_it_training, gives_back_its_mode, leaves_a_hook])

@@ -31,7 +31,7 @@ Layers: TypeAlias = Mapping[str, tuple[str, ...]]
 NOWHERE: Layers = MappingProxyType({})
 
 _DECIDING = (LayerMethod, KernelSHAP, LIME)
-_DECIDED = ("layer", "folds", "labels", "counts")
+_DECIDED = ("layer", "layouts", "folds", "labels", "counts")
 """What these methods find by numbers, or by a function of the user's."""
 
 

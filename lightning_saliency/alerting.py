@@ -173,7 +173,7 @@ def _stream(inquiry: Inquiry) -> Session | None:
     session = inquiry.session.of(probes, {CHARTED: Saliency()}, inquiry.session.classes)
     with inquiry.ranks.agreeing():
         inputs = session.inputs(inquiry.module, range(len(probes)))
-    outputs = first_outputs(session.subject, inputs)
+    outputs = first_outputs(session.subject, inputs, session.chunk)
     settings = inquiry.settings
     try:
         classes = explained_classes(settings, probes, session.subject, inputs, outputs)

@@ -123,11 +123,14 @@ class Session:
         return "\n".join(["| what | value |", "|---|---|", *lines])
 
 
-def first_outputs(subject: Subject, inputs: Tensor) -> Tensor:
+def first_outputs(subject: Subject, inputs: Tensor, chunk: int | None) -> Tensor:
     """The scores of the first probe: the proof that the model can be called as configured."""
     try:
         with torch.no_grad():
-            return subject.scores(inputs[:1])
+            outputs = subject.scores(inputs[:1])
+            if outputs.numel() == 1 and chunk != 1:
+                subject.scores(inputs[:2])  # one score for all probes shows with two of them
+            return outputs
     except ConfigurationError:
         raise
     except Exception as error:

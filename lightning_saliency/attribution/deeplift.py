@@ -280,7 +280,7 @@ class DeepLIFT(OverChannels):
     sample after the other. Where the calls depend on the data and are others for the baseline,
     derivatives stay from there on.
 
-    Passes: 1 forward of the baseline, 1 forward and backward of its own.
+    Passes: 1 forward and backward of its own and 1 forward of the baseline.
     Good for: signed contributions relative to a baseline at the cost of a gradient; it sees through
         saturated units, where the gradient is 0.
     Misleads: it shows nothing where the probe equals the baseline, black objects on black say; with

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,13 +26,17 @@ from lightning_saliency.attribution.method import (
     Evidence,
     Look,
     Maps,
+    Method,
     OverChannels,
     Reduction,
     completeness_gap,
     over_channels,
 )
-from lightning_saliency.attribution.points import OnPath, baseline_of
+from lightning_saliency.attribution.points import OnPath, baseline_like, baseline_of
 from lightning_saliency.attribution.rules import Rule
+from lightning_saliency.attribution.subject import Subject
+from lightning_saliency.errors import ConfigurationError, is_agreed
+from lightning_saliency.observation import out_of_memory
 
 _ELEMENTWISE = forms(
     *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "hardtanh", "clamp"),
@@ -58,6 +62,8 @@ class _Course:
 
     def __init__(self) -> None:
         self._calls: deque[tuple[Any, Tensor]] = deque()
+        self.probes = 0
+        """How many there are in the chunk."""
         self.runs = False
         """Whether the model runs: what reads a score off its outputs is not a part of it."""
 
@@ -71,18 +77,43 @@ class _Course:
         self._calls.append((func, inputs.detach().clone()))  # what comes after may overwrite it
 
     def taken(self, func: Any, inputs: Tensor) -> Tensor:
-        """The baseline's input of the same call; `inputs` from where on the calls are others."""
+        """The baseline's input of the same call; `inputs` from where on the calls are others.
+
+        In the shape of `inputs`, or with one row for all.
+        """
         known, start = self._calls.popleft() if self._calls else (None, inputs)
-        if known != func or start.shape != inputs.shape:
+        if known != func or not _covers(start.shape, inputs.shape):
             self._calls.clear()
             return inputs
         return start
+
+    def is_laid_out_as(self, other: _Course) -> bool:
+        """Whether `other`, of two rows, made the same calls with two where this has one."""
+        if len(self._calls) != len(other._calls):
+            return False
+        return all(
+            func == another and _differing(one.shape, two.shape) in ([], [(1, 2)])
+            for (func, one), (another, two) in zip(self._calls, other._calls, strict=True)
+        )
+
+
+def _differing(one: Sequence[int], other: Sequence[int]) -> list[tuple[int, int]]:
+    """The sides that are not the same; of shapes of other lengths, something that none is."""
+    if len(one) != len(other):
+        return [(0, 0)]
+    return [pair for pair in zip(one, other, strict=True) if pair[0] != pair[1]]
+
+
+def _covers(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether the first shape is the second, but for sides of 1 that stand for any."""
+    return all(side == 1 for side, _ in _differing(one, other))
 
 
 @dataclass(frozen=True)
 class _AtBaseline(Rule):
     """The model as it is; what its nonlinear functions are called with is kept."""
 
+    wide: bool
     course: _Course = field(compare=False)
 
     def around(self, module: nn.Module) -> _Keeping:
@@ -90,17 +121,24 @@ class _AtBaseline(Rule):
         self.course.begin()
         return _Keeping(self.course)
 
+    def entering(self, inputs: Tensor) -> Tensor:
+        """One row, since the baseline is the same for all probes; as many as they are if `wide`."""
+        self.course.probes = len(inputs)
+        return inputs if self.wide else inputs[:1]
+
     def leaving(self, scores: Tensor) -> Tensor:
+        """Its scores for each probe: the model ends here."""
         self.course.runs = False
-        return scores
+        return scores.expand(self.course.probes, *scores.shape[1:])
 
 
 @dataclass(frozen=True)
 class FromBaseline(Rule):
     """Nonlinear functions are followed back by Δout / Δin, both from the baseline to the probe.
 
-    The baseline's pass comes before, with as many rows as the probes': so each number has its own
-    of the baseline at the same place of the same call, however a model lays its rows out. Equal
+    The baseline's pass comes before. Each number has its own of the baseline at the same place of
+    the same call: of one row that stands for all, or, where a model folds something into its rows
+    and it can't be told whose they are, of as many rows as there are probes. Equal
     baselines are equal rules: methods share both passes, and the course of the first of them.
     """
 
@@ -242,7 +280,7 @@ class _RescaledMax(Function):
         ctx.mark_non_differentiable(places)
         ctx.shape, ctx.sides = inputs.shape, sides
         way, rise = (inputs - start).flatten(-sides), (outputs - begin).flatten(-sides)
-        own, other = places.flatten(-sides), others.flatten(-sides)
+        own, other = places.flatten(-sides), others.expand_as(places).flatten(-sides)
         ups = _share(rise.clamp(min=0), way.gather(-1, own), still=rise == 0)
         downs = _share(rise.clamp(max=0), way.gather(-1, other), still=torch.zeros_like(rise) > 0)
         ctx.shares = (own, ups), (other, downs)
@@ -298,17 +336,61 @@ class DeepLIFT(OverChannels):
         super().__post_init__()
         check_baseline(self, self.baseline)
 
+    def bind(self, subject: Subject, inputs: Tensor) -> Method:
+        """The method, knowing how many rows of the baseline it needs, by two passes of few rows."""
+        return _BoundDeepLIFT(
+            baseline=self.baseline,
+            channels=self.channels,
+            wide=_folds_rows(subject, baseline_like(inputs[:1], self.baseline)),
+        )
+
     def looks(self) -> tuple[Look, ...]:
         """The baseline first; then the multipliers at the clean input, by what was seen there."""
-        course = _Course()
-        return (
-            Look(OnPath(0.0, self.baseline), _AtBaseline(course)),
-            Look(rule=FromBaseline(self.baseline, course), gradient=True),
-        )
+        raise AssertionError("bind() sees how rows are laid out")
 
     def reduction(self) -> Reduction:
         """The multipliers, times the way."""
         return _Contributions(self.channels, self.baseline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BoundDeepLIFT(DeepLIFT):
+    wide: bool
+
+    def __repr__(self) -> str:
+        """As the user wrote it."""
+        return repr(DeepLIFT(baseline=self.baseline, channels=self.channels))
+
+    def bind(self, subject: Subject, inputs: Tensor) -> Method:
+        return self
+
+    def looks(self) -> tuple[Look, ...]:
+        course = _Course()
+        return (
+            Look(OnPath(0.0, self.baseline), _AtBaseline(self.wide, course)),
+            Look(rule=FromBaseline(self.baseline, course), gradient=True),
+        )
+
+
+def _folds_rows(subject: Subject, baseline: Tensor) -> bool:
+    """Whether a nonlinear function meets rows in which something is folded.
+
+    Args:
+        subject: the model and how it is called.
+        baseline: `(1, C, *spatial)`.
+    """
+    one, two = _Course(), _Course()
+    try:
+        for rows, course in enumerate((one, two), start=1):
+            rule = _AtBaseline(True, course)
+            with torch.no_grad(), rule.around(subject.module):
+                entered = rule.entering(torch.cat([baseline] * rows))
+                rule.leaving(subject.scores(entered))
+    except Exception as error:
+        if out_of_memory(error) or is_agreed(error) or isinstance(error, ConfigurationError):
+            raise
+        return True  # perhaps the model takes as many rows as there are probes, and no others
+    return not one.is_laid_out_as(two)
 
 
 class _Contributions(Reduction):

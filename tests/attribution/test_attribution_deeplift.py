@@ -20,6 +20,8 @@ from lightning_saliency.attribution import (
     IntegratedGradients,
     Maps,
     Saliency,
+    Subject,
+    bind,
     explain,
 )
 from lightning_saliency.attribution.deeplift import DeepLIFT
@@ -454,9 +456,11 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 def test_it_costs_a_pass_of_the_baseline_and_one_of_the_probes() -> None:
     net, inputs, classes = Closed(), images(5, 2, 6, 7), torch.tensor([0, 1, 2, 3, 0])
     methods: dict[str, Any] = {"a": DeepLIFT(), "b": DeepLIFT(channels="l2"), "c": Saliency()}
+    bound = bind(Subject(net), inputs, methods)
     with counting(net) as count:
-        explain(net, inputs, classes, methods)
-    assert count.sizes == [5, 5, 5]
+        explain(net, inputs, classes, bound)
+    assert count.sizes == [1, 5, 5]
+    assert repr(bound) == repr(methods)
 
 
 def test_contributions_are_those_of_integrated_gradients_where_units_do_not_meet() -> None:
@@ -562,6 +566,23 @@ def test_the_layout_of_rows_does_not_matter(name: str) -> None:
         for chunk in (1, 3, 4):
             found = explained(Laid(LAYOUTS[name]), inputs, classes, 0.3, chunk=chunk)
             close(found.signed, wanted.signed, relative=1e-11)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_one_row_of_the_baseline_does_unless_something_is_folded_into_rows(name: str) -> None:
+    net, inputs, classes = Laid(LAYOUTS[name]), images(4, 3, 6), torch.tensor([0, 1, 2, 3])
+    bound = bind(Subject(net), inputs, {"m": DeepLIFT()})
+    with counting(net) as count:
+        explain(net, inputs, classes, bound)
+    assert count.sizes == [1 if name in ("tokens first", "rows third") else 4, 4]
+
+
+def test_a_model_of_a_fixed_number_of_rows_is_explained() -> None:
+    class Fixed(Units):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs.view(5, *inputs.shape[1:]))
+
+    close(explained(Fixed(F.relu), X, Y).signed, explained(Units(F.relu), X, Y).signed)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])

@@ -35,6 +35,7 @@ from lightning_saliency.attribution import (
     ScoreCAM,
     SmoothGrad,
     Subject,
+    bind,
     explain,
 )
 from lightning_saliency.attribution.looking import look_once
@@ -251,8 +252,9 @@ def test_predictions_come_from_any_pass_that_shows_them() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 4), nn.ReLU()).to(inputs)
     plain = explain(model, inputs, targets, {}).outputs
     for method, passes in ((GuidedBackprop(), 1), (DeepLIFT(), 2), (SmoothGrad(samples=2), 3)):
+        bound = bind(Subject(model), inputs, {"one": method})
         with counting(model) as count:
-            found = explain(model, inputs, targets, {"one": method})
+            found = explain(model, inputs, targets, bound)
         assert len(count.sizes) == passes
         torch.testing.assert_close(found.outputs, plain)
     with counting(model) as count:

@@ -175,11 +175,12 @@ def _stream(inquiry: Inquiry) -> Session | None:
         inputs = session.inputs(inquiry.module, range(len(probes)))
     outputs = first_outputs(session.subject, inputs, session.chunk)
     settings = inquiry.settings
+    seen = probes, session.subject, inputs, outputs, inquiry.lockstep
     try:
-        classes = explained_classes(settings, probes, session.subject, inputs, outputs)
+        classes = explained_classes(settings, *seen)
     except ConfigurationError:  # such as mixed labels: the class is what the model says
         settings = replace(settings, target_class="prediction")
-        classes = explained_classes(settings, probes, session.subject, inputs, outputs)
+        classes = explained_classes(settings, *seen)
     return replace(session, classes=classes)
 
 

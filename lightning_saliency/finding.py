@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from math import nan
 from typing import NamedTuple
 
@@ -206,7 +205,7 @@ def _concepts(session: Session, how: ClassModel | None, ranks: Ranks) -> dict[st
         dtype=inputs.dtype,
         device=session.classes.device,
         chunk=session.chunk,
-        lockstep=ranks.agreeing if ranks.sharded else nullcontext,
+        lockstep=ranks.lockstep,
     )
     pictures = as_bytes(ascent, how, session.probes.std)
     return ranks.of_first({CONCEPTS: pictures, "reached": ascent.probabilities})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,4 +56,4 @@ class Inquiry:
     @property
     def lockstep(self) -> Callable[[], AbstractContextManager[None]]:
         """Made around each step of the work, where ranks must take all steps together."""
-        return self.ranks.agreeing if self.ranks.sharded else nullcontext
+        return self.ranks.lockstep

@@ -59,7 +59,7 @@ def observing(module: nn.Module, *, seed: int = 0) -> Iterator[None]:
         scope.enter_context(torch.compiler.set_stance("force_eager"))
         scope.enter_context(_backend_flags())
         scope.enter_context(borrowed_randomness(device, seed))
-        scope.enter_context(in_evaluation(module))
+        scope.enter_context(_module_state(module))
         scope.enter_context(_parameter_state(module))
         yield
 
@@ -143,20 +143,14 @@ def _operations() -> list[str]:
 
 
 @contextmanager
-def in_evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, private buffers and attributes for every submodule, afterwards its own.
-
-    Hooks that were put on or taken off meanwhile are as they were before.
-    """
+def _module_state(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, private buffers and private attributes for every submodule."""
     with ExitStack() as scope:
         parts = _parts(module)
         copies = _Copies(_shared_storages(parts))
         for part in parts:
-            mode = getattr(part, "training", None)  # a frozen TorchScript module has none
-            scope.callback(_restore, part, mode, dict(part._buffers), _attributes(part))
-            for name in _HOOKS:
-                if name in part.__dict__:
-                    scope.callback(_restore_hooks, part.__dict__[name], dict(part.__dict__[name]))
+            scope.callback(_restore, part, dict(part._buffers), _attributes(part))
+        scope.enter_context(modes_and_hooks(parts))
         for part in parts:
             if hasattr(part, "training"):
                 part.training = False
@@ -166,6 +160,19 @@ def in_evaluation(module: nn.Module) -> Iterator[None]:
                 part.__dict__[name] = copies.of(value)
             if hasattr(part, "log_dict"):  # a LightningModule: what forward logs is not ours to say
                 part.__dict__["log"] = part.__dict__["log_dict"] = _silent
+        yield
+
+
+@contextmanager
+def modes_and_hooks(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Afterwards these modules are in the mode, and have the hooks, that they had before."""
+    with ExitStack() as scope:
+        for part in parts:
+            if hasattr(part, "training"):  # a frozen TorchScript module has no mode
+                scope.callback(setattr, part, "training", part.training)
+            for name in _HOOKS:
+                if name in part.__dict__:
+                    scope.callback(_restore_hooks, part.__dict__[name], dict(part.__dict__[name]))
         yield
 
 
@@ -200,13 +207,8 @@ def _attributes(part: nn.Module) -> dict[str, Any]:
 
 
 def _restore(
-    part: nn.Module,
-    training: bool | None,
-    buffers: dict[str, Tensor | None],
-    attributes: dict[str, Any],
+    part: nn.Module, buffers: dict[str, Tensor | None], attributes: dict[str, Any]
 ) -> None:
-    if training is not None:
-        part.training = training
     if hasattr(part._buffers, "clear"):
         part._buffers.clear()
         part._buffers.update(buffers)
@@ -248,7 +250,7 @@ def _shared_storages(parts: Iterable[nn.Module]) -> dict[int, tuple[int, int]]:
             frontier.extend(value)
         elif type(value) in _MAPPINGS:
             frontier.extend(value.values())
-        elif type(value) is Tensor and _is_view_of_bytes(value):
+        elif type(value) is Tensor and _is_view_of_bytes(value) and not _is_empty_shell(value):
             found[value.untyped_storage()._cdata].append(value)
     return {
         storage: (
@@ -264,6 +266,11 @@ def _is_view_of_bytes(tensor: Tensor) -> bool:
     """Whether storage, dtype, shape and strides are all that makes a tensor."""
     plain = tensor.layout == torch.strided and not tensor.is_quantized
     return plain and not (tensor.is_conj() or tensor.is_neg())
+
+
+def _is_empty_shell(tensor: Tensor) -> bool:
+    """Whether its memory was given back, as FSDP does with views of a flat parameter."""
+    return _is_view_of_bytes(tensor) and _reach(tensor)[1] > tensor.untyped_storage().nbytes()
 
 
 class _Copies:
@@ -304,6 +311,8 @@ class _Copies:
 
     def _of_tensor(self, tensor: Tensor) -> Tensor:
         if isinstance(tensor, nn.Parameter) or type(tensor) is not Tensor:
+            return tensor
+        if _is_empty_shell(tensor):
             return tensor
         if _is_view_of_bytes(tensor) and tensor.untyped_storage()._cdata in self._shared:
             copied = self._of_view(tensor)

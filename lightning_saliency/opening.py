@@ -73,7 +73,7 @@ def open_session(
         with ranks.agreeing():
             inputs = probes.inputs.to(pl_module.device)
         outputs = first_outputs(subject, inputs, settings.chunk)
-        classes = explained_classes(settings, probes, subject, inputs, outputs)
+        classes = explained_classes(settings, probes, subject, inputs, outputs, ranks.lockstep)
         if restored is not None and isinstance(settings.target, Target):
             check_classes(outputs, restored.classes.to(inputs.device), "classes of the checkpoint")
     classes = ranks.of_first({"classes": classes})["classes"]

@@ -11,7 +11,7 @@ done outside `Ranks.agreeing`, and an error that all agreed on is not agreed on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -121,9 +121,14 @@ class Ranks:
             inputs,
             methods,
             layers=layers,
-            lockstep=self.agreeing if self.sharded else nullcontext,
+            lockstep=self.lockstep,
             of_first=self.made_by_first if self.size > 1 else None,
         )
+
+    @property
+    def lockstep(self) -> Callable[[], AbstractContextManager[None]]:
+        """What is made around each step where parameters are sharded: then ranks go together."""
+        return self.agreeing if self.sharded else nullcontext
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:

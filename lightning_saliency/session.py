@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from lightning_saliency import trainers
 from lightning_saliency.attribution import AnyMethod, Subject
 from lightning_saliency.attribution.binding import Layers
+from lightning_saliency.attribution.looking import Lockstep
 from lightning_saliency.attribution.passes import CHUNK
 from lightning_saliency.attribution.predicting import predicted
 from lightning_saliency.errors import ConfigurationError, in_words
@@ -152,7 +154,12 @@ def _are_classes(labels: Tensor, outputs: Tensor) -> bool:
 
 
 def explained_classes(
-    settings: Settings, probes: Probes, subject: Subject, inputs: Tensor, outputs: Tensor
+    settings: Settings,
+    probes: Probes,
+    subject: Subject,
+    inputs: Tensor,
+    outputs: Tensor,
+    lockstep: Lockstep = nullcontext,
 ) -> Tensor:
     """The class that is explained for each probe: `(N,)` on the device of the inputs.
 
@@ -162,6 +169,7 @@ def explained_classes(
         subject: the model and how it is called.
         inputs: of the probes, on the model's device.
         outputs: of one or more of them.
+        lockstep: made around each pass, where ranks must take all of them together.
 
     Raises:
         ConfigurationError: targets that are no classes of this model.
@@ -170,7 +178,7 @@ def explained_classes(
     if isinstance(settings.target, Output):
         return torch.zeros(count, dtype=torch.long, device=inputs.device)
     if wanted == "prediction":
-        return predicted(subject, inputs, settings.chunk or CHUNK)
+        return predicted(subject, inputs, settings.chunk or CHUNK, lockstep)
     if isinstance(wanted, int):
         classes = torch.full((count,), wanted, device=inputs.device)
     elif probes.targets is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 from lightning_saliency.attribution.passes import in_chunks
 from lightning_saliency.ranks import Ranks
@@ -36,7 +35,7 @@ def sight(
     """
     ranks.share_statistics(pl_module)
     share = ranks.share(len(session.probes))
-    lockstep = ranks.agreeing if ranks.sharded else nullcontext
+    lockstep = ranks.lockstep
     with lockstep():
         inputs, classes = session.inputs(pl_module, share), session.classes[share]
     parts = []

@@ -340,3 +340,18 @@ def test_hooks_that_a_body_leaves_are_taken_off() -> None:
     assert not module._backward_hooks
     own.remove()
     assert not module[0]._forward_hooks
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_tensors_whose_memory_was_given_back_are_left_alone(several: bool) -> None:
+    """As FSDP leaves the views of a flat parameter between two passes."""
+    flat = torch.arange(8.0)
+    module: Any = nn.Identity()
+    module.weight = flat[:4]
+    if several:
+        module.other = flat[4:]
+    flat.untyped_storage().resize_(0)
+    weight = module.weight
+    with observing(module):
+        assert module.weight is weight
+    assert flat.untyped_storage().nbytes() == 0

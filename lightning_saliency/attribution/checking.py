@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,8 @@ def check_inputs(inputs: object, chunk: object) -> None:
             f"inputs is {describe(inputs)}; give a floating-point tensor (N, C, *spatial), such as "
             "images.float() or image[None]."
         )
-    if not isinstance(chunk, int) or chunk < 1 or not len(inputs):
+    whole = isinstance(chunk, Integral) and not isinstance(chunk, bool)
+    if not whole or int(chunk) < 1 or not len(inputs):  # type: ignore[call-overload]
         raise ConfigurationError(
             f"chunk={chunk!r} for {len(inputs)} probes: both are at least 1, and whole."
         )

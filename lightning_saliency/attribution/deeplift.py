@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,7 +60,8 @@ class _Course:
     """The calls of nonlinear functions in the baseline's pass, in their order, for the probes'."""
 
     def __init__(self) -> None:
-        self._calls: deque[tuple[Any, Tensor]] = deque()
+        self._calls: list[tuple[Any, Tensor]] = []
+        self._next = 0  # the call that is expected
         self.probes = 0
         """How many there are in the chunk."""
         self.runs = False
@@ -69,23 +69,32 @@ class _Course:
 
     def begin(self) -> None:
         """Nothing has been called yet."""
-        self._calls.clear()
-        self.runs = True
+        self._calls, self._next, self.runs = [], 0, True
+
+    def again(self) -> None:
+        """The probes' pass begins, perhaps once more."""
+        self._next, self.runs = 0, True
+
+    def end(self) -> None:
+        """What is called from here on has no baseline."""
+        self._next, self.runs = len(self._calls), True
 
     def add(self, func: Any, inputs: Tensor) -> None:
         """Keep what a function was called with."""
         self._calls.append((func, inputs.detach().clone()))  # what comes after may overwrite it
 
     def taken(self, func: Any, inputs: Tensor) -> Tensor:
-        """The baseline's input of the same call; `inputs` from where on the calls are others.
+        """The baseline's input of the same call, `inputs` where it made none.
 
-        In the shape of `inputs`, or with one row for all.
+        In the shape of `inputs`, or with one row for all. Calls of the baseline alone are passed
+        over: its pass may be the first, which fills a cache.
         """
-        known, start = self._calls.popleft() if self._calls else (None, inputs)
-        if known != func or not _covers(start.shape, inputs.shape):
-            self._calls.clear()
-            return inputs
-        return start
+        for place in range(self._next, len(self._calls)):
+            known, start = self._calls[place]
+            if known == func and _covers(start.shape, inputs.shape):
+                self._next = place + 1
+                return start
+        return inputs
 
     def is_laid_out_as(self, other: _Course) -> bool:
         """Whether `other`, of two rows, made the same calls with two where this has one."""
@@ -149,7 +158,7 @@ class FromBaseline(Rule):
 
     def around(self, module: nn.Module) -> _Rescaling:
         """Replace the derivatives of nonlinear functions."""
-        self.course.runs = True
+        self.course.again()
         return _Rescaling(self.course)
 
     def leaving(self, scores: Tensor) -> Tensor:
@@ -180,7 +189,7 @@ class _Rescaling(Calls):
     def turn(self) -> None:
         # What gradient checkpointing runs again meets no baseline and needs none: the nodes of the
         # first run keep their multipliers, and save nothing that would be asked for again.
-        self._course.begin()
+        self._course.end()
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inputs = _met(func, args, kwargs)
@@ -315,8 +324,8 @@ class DeepLIFT(OverChannels):
 
     Each number of a call is compared with the baseline's in the same call at the same place, so it
     does not matter how a model lays its rows out: tokens first, windows folded into the rows, one
-    sample after the other. Where the calls depend on the data and are others for the baseline,
-    derivatives stay from there on.
+    sample after the other. Where the calls depend on the data,
+    derivatives stay where the baseline made none.
 
     Passes: 1 forward and backward of its own and 1 forward of the baseline.
     Good for: signed contributions relative to a baseline at the cost of a gradient; it sees through
@@ -402,6 +411,8 @@ class _Contributions(Reduction):
         if isinstance(evidence.rule, _AtBaseline):
             self._start = evidence.score
             return
+        assert isinstance(evidence.rule, FromBaseline)
+        evidence.rule.course.begin()  # nobody needs what it holds any more
         way = evidence.inputs - baseline_of(evidence.inputs, self._baseline)
         self._signed, self._score = way * evidence.gradient, evidence.score
 

@@ -28,6 +28,8 @@ _FIRST = (
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.InstanceNorm1d),
     *(nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool1d),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d),
+    *(nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool3d),
 )
 _LAST = (
     *(nn.Linear, nn.Embedding, nn.LayerNorm, nn.RNNBase, nn.MultiheadAttention),
@@ -44,7 +46,7 @@ class Answer:
         calls: how often it ran.
         shape: `(n, D, *grid)` of the map that it is; None where it is none.
         layout: of the answer that is a map.
-        problem: why it is none.
+        problem: why it is none, in words.
         aside: whether it is a map of no use: tokens of one number each, which a pooling over them
             leaves, or queries, keys and values before they are divided among heads.
     """
@@ -52,7 +54,7 @@ class Answer:
     calls: int = 1
     shape: torch.Size | None = None
     layout: Layout | None = None
-    problem: ConfigurationError | None = None
+    problem: str = ""
     aside: bool = False
 
     @property
@@ -69,13 +71,19 @@ def layouts_of(subject: Subject, inputs: Tensor, layers: tuple[str, ...]) -> dic
     """
     named = {name: find_layer(subject.module, name) for name in layers}
     if inputs.ndim > 3 and not _may_hold_tokens(subject.module):
-        return {}
+        return {name: Layout(0, 1) for name, layer in named.items() if isinstance(layer, _FIRST)}
+    try:
+        seen = answers(subject, inputs)
+    except Exception as error:
+        if out_of_memory(error) or is_agreed(error) or isinstance(error, ConfigurationError):
+            raise
+        return {}  # perhaps the model takes as many rows as there are probes, and no others
     names = {layer: name for name, layer in readable_layers(subject.module)}
-    found = {name: answers(subject, inputs).get(names[layer]) for name, layer in named.items()}
+    found = {name: seen.get(names[layer]) for name, layer in named.items()}
     once = {name: one for name, one in found.items() if one is not None and one.calls == 1}
     for one in once.values():
-        if one.problem is not None:
-            raise one.problem
+        if one.problem:
+            raise ConfigurationError(one.problem)
     return {name: one.layout for name, one in once.items() if one.layout is not None}
 
 
@@ -158,7 +166,7 @@ class _Notes:
     def _answer(self, name: str, shape: tuple[int, ...]) -> Answer:
         calls = self._calls[name]
         try:
-            if self._for_heads(shape):
+            if self._last[name] is not False and self._for_heads(shape):
                 raise ConfigurationError(
                     f"layer={name!r} returns {shape} for inputs {tuple(self.inputs.shape)}: the "
                     "queries, keys or values of an attention, divided among its heads, which are "
@@ -172,7 +180,7 @@ class _Notes:
             pooled = len(shape) < self.inputs.ndim and found[1] == 1
             return Answer(calls, found, layout, aside=pooled or name in self._projections)
         except ConfigurationError as problem:
-            return Answer(calls, problem=problem)
+            return Answer(calls, problem=str(problem))  # itself it would keep who called
 
     def _for_heads(self, shape: tuple[int, ...]) -> bool:
         """Whether it is `(n, heads, T, d)` or `(n, T, heads, d)`.

@@ -83,7 +83,8 @@ def _look(
                 moved = _moved(look, rows, first)
             scores = scores.expand(len(inputs), *scores.shape[1:]) if look.of_one_row else scores
             read, attention = tap.taken(), attending.taken()
-            scale = half_scale if scores.dtype == torch.float16 or subject.is_half else 1.0
+            half = scores.dtype == torch.float16 or subject.is_half(scores.device.type)
+            scale = half_scale if half else 1.0
             outputs, score, total = _scored(subject, scores, look.rule.classes(targets), scale)
         with lockstep():
             named = [(name, read[name]) for name in look.layers]

@@ -35,7 +35,7 @@ from lightning_saliency.attribution.points import Clean
 from lightning_saliency.attribution.rules import Plain
 from lightning_saliency.attribution.subject import Subject, describe
 from lightning_saliency.errors import ConfigurationError
-from lightning_saliency.observation import in_evaluation, out_of_memory
+from lightning_saliency.observation import modes_and_hooks, out_of_memory
 
 CHUNK = 32
 """Rows in one pass, by default. Halved when memory runs out."""
@@ -269,7 +269,7 @@ def _from_function(
     try:
         # Its own copies: what it writes to, and the gradients it leaves there, are its affair. The
         # mode that it leaves the model in, and its hooks, must not reach the next chunk.
-        with in_evaluation(subject.module):
+        with modes_and_hooks(subject.module.modules()):
             maps = function(subject.plain(), inputs.detach().clone(), targets.clone())
     except Exception as error:
         if out_of_memory(error) or isinstance(error, ConfigurationError):

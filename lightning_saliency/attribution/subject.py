@@ -42,13 +42,13 @@ class Subject:
     whole_graph: bool = False
     examples: Callable[[int], Tensor] | None = None
 
-    @property
-    def is_half(self) -> bool:
-        """Whether a part of it is computed in float16, whatever the dtype of its scores."""
-        weights = list(self.module.parameters())
-        if any(one.dtype == torch.float16 for one in weights):
+    def is_half(self, kind: str) -> bool:
+        """Whether a part of it is computed in float16 on that kind of device.
+
+        Whatever the dtype of its scores.
+        """
+        if any(one.dtype == torch.float16 for one in self.module.parameters()):
             return True
-        kind = weights[0].device.type if weights else "cpu"
         with self.context():
             mixed = torch.is_autocast_enabled(kind)
             return mixed and torch.get_autocast_dtype(kind) == torch.float16
@@ -79,7 +79,7 @@ class Subject:
                 "which have no gradient. Say where its scores are with output=… (in what it "
                 "returns) or forward=… (what to call)."
             )
-        if rows == 1 and (outputs.ndim == 0 or len(outputs) != 1):
+        if rows == 1 and outputs.ndim < 2 and outputs.shape != (1,):
             outputs = outputs[None]  # by a model that ends in squeeze(), which takes away the row
         if outputs.ndim == 0 or len(outputs) != rows:
             raise ConfigurationError(

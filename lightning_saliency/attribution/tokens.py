@@ -63,6 +63,8 @@ def as_map(activation: Tensor, inputs: Tensor, layer: str, layout: Layout | None
     """
     shape = tuple(activation.shape)
     layout = layout or layout_of(shape, inputs, layer)
+    if layout.channels == 1 and (len(shape) != inputs.ndim or shape[0] != len(inputs)):
+        layout = layout_of(shape, inputs, layer)
     if layout.channels == 1:
         return activation
     if activation.ndim > 3:
@@ -86,13 +88,15 @@ def layout_of(shape: Grid, inputs: Tensor, layer: str, last: bool | None = None)
         shape: of the activation.
         inputs: `(n, C, *spatial)`, what went into the model.
         layer: the layer's name, for errors.
-        last: whether channels are last where both are possible, if something else tells.
+        last: whether channels are last where both are possible, or first, if something else tells.
 
     Raises:
         ConfigurationError: the shape says not where the places of the input are.
     """
     end = len(shape) - 1
     if end > 2 and end + 1 == inputs.ndim and shape[0] == len(inputs):
+        if last is False:
+            return Layout(0, 1)
         at_last, at_first = follows(shape[1:-1], inputs), follows(shape[2:], inputs)
         return Layout(0, end if at_last and (last or not at_first) else 1)
     if end == 2:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from attribution_nets import F64, Deep, deep_case, images
+from attribution_nets import F64, Deep, counting, deep_case, images
 from torch import Tensor, nn
 
 from lightning_saliency import ConfigurationError
@@ -17,6 +22,7 @@ from lightning_saliency.attribution import (
     AnyMethod,
     DeepLIFT,
     FullGrad,
+    GradCAM,
     InputXGradient,
     IntegratedGradients,
     Method,
@@ -27,6 +33,7 @@ from lightning_saliency.attribution import (
 )
 from lightning_saliency.attribution.looking import look_once
 from lightning_saliency.attribution.method import Look
+from lightning_saliency.attribution.predicting import predicted
 from lightning_saliency.notebook import explain as notebook
 from lightning_saliency.observation import observing
 from lightning_saliency.targets import Logit
@@ -74,6 +81,14 @@ def test_a_row_of_several_scores_may_be_squeezed() -> None:
     ours, plain = (explain(one, inputs, targets, {"m": Saliency()}) for one in (squeezed, model))
     assert torch.equal(ours.outputs, plain.outputs)
     assert torch.equal(ours.maps["m"].map, plain.maps["m"].map)
+
+
+def test_rows_that_are_more_than_the_probe_are_told() -> None:
+    """Of several crops, say: two-dimensional scores that are not one row."""
+    model, inputs, targets = deep_case(1)
+    folded = Subject(model, output=lambda scores: torch.cat([scores] * 5))
+    with pytest.raises(ConfigurationError, match=r"of the shape \(5, 4\) for 1 probes"):
+        explain(folded, inputs, targets, {"m": Saliency()})
 
 
 # Classes
@@ -144,7 +159,13 @@ def test_noise_does_not_depend_on_the_default_dtype(monkeypatch: pytest.MonkeyPa
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("chunk", [0, -1, 2.5, "8", None])
+def test_a_chunk_may_be_a_number_of_numpy() -> None:
+    chunk: Any = np.int64(2)
+    found, plain = (explain(*deep_case(), {"m": Saliency()}, chunk=one) for one in (chunk, 2))
+    assert torch.equal(found.maps["m"].map, plain.maps["m"].map)
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 2.5, "8", None, True])
 def test_a_chunk_that_is_none_is_told(chunk: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"chunk=.* for 5 probes"):
         explain(*deep_case(), {"m": Saliency()}, chunk=chunk)
@@ -170,6 +191,43 @@ def test_without_classes_chunks_are_halved_where_memory_runs_out() -> None:
 
     found = notebook(model, inputs, None, "saliency", forward=call)
     assert torch.equal(found.targets, model(inputs).argmax(1))
+
+
+def test_ranks_agree_on_memory_before_one_of_them_halves_its_chunk() -> None:
+    model, inputs, _ = deep_case(6)
+    steps: list[int] = []
+
+    @contextmanager
+    def lockstep() -> Iterator[None]:
+        yield
+        steps.append(count.sizes[-1])
+        if steps[-1] > 3:
+            raise MemoryError("on rank 1")
+
+    with counting(model) as count:
+        found = predicted(Subject(model), inputs, 6, lockstep)
+    assert torch.equal(found, model(inputs).argmax(1))
+    assert steps == [6, 3, 3]
+
+
+@pytest.mark.parametrize("method", [GradCAM(), GradCAM("second"), DeepLIFT(), FullGrad()])
+def test_nothing_outlives_a_call_but_what_it_returns(method: Method) -> None:
+    """No cycle of references, which a GPU's memory would wait for."""
+    model = nn.Sequential(OrderedDict(second=nn.Conv2d(3, 4, 3), act=nn.ReLU(), flat=nn.Flatten()))
+    model.append(nn.Linear(4 * 9 * 11, 4))
+    model.to(F64).eval()
+
+    def called() -> list[Any]:
+        inputs = images(2, 3, 11, 13)
+        found = notebook(model, inputs, [0, 1], {"m": method})
+        return [weakref.ref(one) for one in (inputs, found["m"])]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert [one() for one in called()] == [None, None]
+    finally:
+        gc.enable()
 
 
 # What a function leaves behind
@@ -218,6 +276,21 @@ def test_a_function_changes_no_map_of_the_next_chunk(
     assert torch.equal(together, alone)
 
 
+def test_a_function_meets_the_buffers_that_are_there() -> None:
+    """An observation has its copies already: more of them would cost each chunk what they take."""
+    _, inputs, targets = deep_case()
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 11 * 13, 4)).to(F64)
+    met: set[int] = set()
+
+    def function(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        met.add(id(model.module[0].running_mean))  # type: ignore[index,union-attr]
+        return inputs.abs().amax(1)
+
+    with observing(model):
+        explain(model, inputs, targets, {"own": function}, chunk=2)
+        assert met == {id(model[0].running_mean)}
+
+
 # Half precision
 
 
@@ -264,8 +337,8 @@ def test_mixed_precision_is_known_by_its_context() -> None:
     """The scores are in float32, and so is every weight."""
     model = nn.Conv2d(1, 2, 2)
     mixed = partial(torch.autocast, "cpu", torch.float16)
-    assert not Subject(model).is_half
-    assert Subject(model, context=mixed).is_half
-    assert not Subject(model, context=partial(torch.autocast, "cpu", torch.bfloat16)).is_half
-    assert Subject(model.half()).is_half
-    assert not Subject(nn.Flatten()).is_half
+    assert not Subject(model).is_half("cpu")
+    assert Subject(model, context=mixed).is_half("cpu")
+    assert not Subject(model, context=partial(torch.autocast, "cpu", torch.bfloat16)).is_half("cpu")
+    assert Subject(model.half()).is_half("cpu")
+    assert not Subject(nn.Flatten()).is_half("cpu")

@@ -609,6 +609,35 @@ def test_calls_that_the_baseline_does_not_make_are_differentiated() -> None:
     close(found, X.flatten(1) * ((slope * first.tanh() / first) @ mix.T), relative=1e-11)
 
 
+def test_a_cache_that_the_baseline_fills_changes_nothing() -> None:
+    class Caching(nn.Module):
+        encoding: Tensor | None = None
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            if self.encoding is None:
+                self.encoding = torch.arange(6, dtype=F64).sin()
+            return (inputs.flatten(1) + self.encoding).tanh() @ mix
+
+    mix, net = torch.arange(36.0, dtype=F64).mul(0.7).sin().view(6, 6), Caching()
+    bound = bind(Subject(net), X, {"m": DeepLIFT()})
+    with_cache = explain(net, X, Y, bound, target=Logit()).maps["m"].signed
+    net.encoding = None
+    close(explain(net, X, Y, bound, target=Logit()).maps["m"].signed, with_cache)
+
+
+def test_a_gradient_that_overflows_float16_has_its_baseline_too() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Sigmoid(), nn.Flatten())
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        net.append(nn.Linear(256, 3))
+        list(net.parameters())[2].data.normal_(0, 1500)
+    inputs, classes = 2 * images(2, 1, 8, 8, dtype=torch.float32), torch.tensor([0, 1])
+    full = explained(net, inputs, classes, 0.0).signed
+    assert float(full.abs().amax()) > 64
+    half = explained(net.half(), inputs.half(), classes, 0.0).signed
+    close(half, full, relative=0.02)
+
+
 def test_what_is_torchscript_is_told() -> None:
     net, trace = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Tanh()), torch.jit.trace
     with warnings.catch_warnings():  # newer releases of torch advise against it

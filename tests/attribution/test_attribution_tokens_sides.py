@@ -11,7 +11,15 @@ from test_attribution_cam_layers import CAMS
 from test_attribution_parity import signed_map
 from torch import Tensor, nn
 
-from lightning_saliency.attribution import AblationCAM, AnyMethod, HiResCAM, Subject, bind, explain
+from lightning_saliency.attribution import (
+    AblationCAM,
+    AnyMethod,
+    GradCAM,
+    HiResCAM,
+    Subject,
+    bind,
+    explain,
+)
 from lightning_saliency.attribution.cam_layers import last_spatial_layer
 from lightning_saliency.targets import Logit
 
@@ -156,3 +164,55 @@ def test_features_beside_as_many_tokens_as_channels_are_not_taken_for_heads() ->
 def test_channels_of_a_signal_are_ablated_where_they_are() -> None:
     case = (Recurrent(), images(2, 2, 64), torch.tensor([0, 3]), "drop")
     close(signed_map(AblationCAM("drop"), case), naive(case, axis=2), relative=1e-9)
+
+
+def test_a_convolution_has_its_channels_first_whatever_the_proportions() -> None:
+    """Of (n, 32, 16, 32), both (32, 16) and (16, 32) look like an input of 64 × 32 made smaller."""
+
+    class Bands(nn.Module):
+        def __init__(self, normed: bool) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 32, (4, 1), (4, 1))
+            self.norm = nn.LayerNorm(32) if normed else nn.Identity()
+            self.head = nn.Linear(32, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            scores: Tensor = self.head(self.norm(self.conv(inputs).mean((2, 3))))
+            return scores
+
+    inputs, targets = torch.randn(2, 1, 64, 32), torch.tensor([0, 1])
+    for normed in (False, True):
+        found = explain(Bands(normed), inputs, targets, {"m": GradCAM("conv")}).maps["m"]
+        assert found.map.shape == (2, 16, 32)
+
+
+def test_a_pooling_with_as_many_channels_as_tokens_after_it_is_a_map() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 16, 3, 2, 1), nn.AdaptiveAvgPool2d(4)
+            self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            tokens = self.norm(self.pool(self.conv(inputs)).flatten(2).mT)
+            scores: Tensor = self.head(tokens.mean(1))
+            return scores
+
+    inputs, targets = torch.randn(2, 3, 64, 256), torch.tensor([0, 1])
+    found = explain(Pooled(), inputs, targets, {"m": GradCAM("pool")}).maps["m"]
+    assert found.map.shape == (2, 4, 4)
+
+
+def test_a_model_of_a_fixed_number_of_rows_is_read_by_shape() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(2, 6, 3), nn.Linear(6, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            scores: Tensor = self.head(self.conv(inputs.view(4, 2, 16)).mean(2))
+            return scores
+
+    inputs, targets = torch.randn(4, 2, 16), torch.tensor([0, 1, 2, 0])
+    found = explain(Fixed(), inputs, targets, {"m": GradCAM("conv")}).maps["m"]
+    assert found.map.shape == (4, 14)

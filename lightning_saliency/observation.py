@@ -250,7 +250,7 @@ def _shared_storages(parts: Iterable[nn.Module]) -> dict[int, tuple[int, int]]:
             frontier.extend(value)
         elif type(value) in _MAPPINGS:
             frontier.extend(value.values())
-        elif type(value) is Tensor and _is_view_of_bytes(value) and not _is_empty_shell(value):
+        elif type(value) is Tensor and _is_view_of_bytes(value):
             found[value.untyped_storage()._cdata].append(value)
     return {
         storage: (

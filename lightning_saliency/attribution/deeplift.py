@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from lightning_saliency.attribution.arguments import check_baseline
 from lightning_saliency.attribution.calls import (
@@ -32,6 +31,7 @@ from lightning_saliency.attribution.method import (
     over_channels,
 )
 from lightning_saliency.attribution.points import OnPath, baseline_like, baseline_of
+from lightning_saliency.attribution.rescaling import Rescaled, RescaledMax
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.subject import Subject
 from lightning_saliency.errors import ConfigurationError, is_agreed
@@ -206,7 +206,7 @@ class _Rescaling(Calls):
         in_place = is_in_place(func, kwargs)
         kwargs.pop("inplace", None)
         plain = partial(_applied, _ELEMENTWISE[func], args[1:], kwargs)
-        return _Rescaled.apply(inputs, start, plain, in_place)
+        return Rescaled.apply(inputs, start, plain, in_place)
 
 
 def _met(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -218,7 +218,7 @@ def _met(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor 
 def _pooled(func: Any, inputs: Tensor, start: Tensor, rest: Any, kwargs: dict[str, Any]) -> Any:
     pool, sides = _POOLS[func]
     wants_places = kwargs.pop("return_indices", False) or func is pool
-    found = _RescaledMax.apply(inputs, start, partial(_applied, pool, rest, kwargs), sides)
+    found = RescaledMax.apply(inputs, start, partial(_applied, pool, rest, kwargs), sides)
     return found if wants_places or func is torch.adaptive_max_pool1d else found[0]
 
 
@@ -229,84 +229,6 @@ def _applied(function: Callable[..., Any], rest: Any, kwargs: Any, inputs: Tenso
 def _is_constant(argument: object) -> bool:
     """Whether an argument is no tensor that the model computed: a number, or a parameter."""
     return not isinstance(argument, Tensor) or argument.is_leaf
-
-
-class _Rescaled(Function):
-    """A function of one number: the multiplier of the rescale rule is found going forward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        start: Tensor,
-        function: Callable[[Tensor], Tensor],
-        in_place: bool,
-    ) -> Tensor:
-        with torch.enable_grad():
-            ends = inputs.detach().requires_grad_()
-            outputs = function(ends)
-            (slope,) = torch.autograd.grad(outputs, ends, torch.ones_like(outputs))
-        outputs = outputs.detach()
-        # Not saved as autograd saves: gradient checkpointing would drop it, and find the slope.
-        ctx.multiplier = _multiplier(inputs - start, outputs, function(start), slope)
-        if not in_place:
-            return outputs
-        ctx.mark_dirty(inputs)
-        return inputs.copy_(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return gradient * ctx.multiplier, None, None, None
-
-
-def _multiplier(way: Tensor, outputs: Tensor, begin: Tensor, slope: Tensor) -> Tensor:
-    """Δout / Δin; the slope where Δin is so small that Δout would be rounding.
-
-    The bound is relative to the outputs: a ReLU's quotient is exact at any scale, and the two sides
-    of its kink are never that near.
-    """
-    far = way.abs() > torch.finfo(outputs.dtype).eps ** 0.5 * (outputs.abs() + begin.abs())
-    return torch.where(far, (outputs - begin) / way.where(far, 1), slope)
-
-
-class _RescaledMax(Function):
-    """Max pooling: a window's Δout goes to where its maximum is, in the probe and in the baseline.
-
-    With top = max(out, out'), the probe's maximum answers for top − out' and the baseline's for
-    out − top (Lundberg & Lee 2017). One of them is 0 and the other's Δin is at least as large as
-    Δout: nothing is lost, and no multiplier exceeds 1. What overlapping windows give adds up.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        start: Tensor,
-        pool: Callable[[Tensor], tuple[Tensor, Tensor]],
-        sides: int,
-    ) -> tuple[Tensor, Tensor]:
-        (outputs, places), (begin, others) = pool(inputs), pool(start)
-        ctx.mark_non_differentiable(places)
-        ctx.shape, ctx.sides = inputs.shape, sides
-        way, rise = (inputs - start).flatten(-sides), (outputs - begin).flatten(-sides)
-        own, other = places.flatten(-sides), others.expand_as(places).flatten(-sides)
-        ups = _share(rise.clamp(min=0), way.gather(-1, own), still=rise == 0)
-        downs = _share(rise.clamp(max=0), way.gather(-1, other), still=torch.zeros_like(rise) > 0)
-        ctx.shares = (own, ups), (other, downs)
-        return outputs, places
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
-        flat = gradient.flatten(-ctx.sides)
-        found = gradient.new_zeros(ctx.shape).flatten(-ctx.sides)
-        for at, share in ctx.shares:
-            found.scatter_add_(-1, at, flat * share)
-        return found.view(ctx.shape), None, None, None
-
-
-def _share(rise: Tensor, way: Tensor, still: Tensor) -> Tensor:
-    """Δout / Δin; where nothing moves at all, the derivative, 1 at the maximum."""
-    return torch.where(way != 0, rise / way.where(way != 0, 1), still.to(rise.dtype))
 
 
 @dataclass(frozen=True, kw_only=True)

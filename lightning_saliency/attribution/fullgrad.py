@@ -39,12 +39,11 @@ class FullGrad(Method):
     β − γμ/σ of batch normalisation in evaluation mode; those of linear layers without places, as
     in a classifier's head, are not in the map. Which sides of a linear layer's output are places is
     seen as stripes of a probe change, else by their proportions; where neither tells, as behind
-    attention over a signal, it is not in the map either. Where
-    the target is a logit and the net is made of these, ReLUs and pooling,
-    s = Σ x ∂s/∂x + Σ b ∂s/∂b; the relative gap to this, logged beside
-    the map, tells of biases that were not seen: of layers that run more than once, of functions,
-    of other activations, of layer normalisation; and of targets that are not a logit, such as the
-    margin. It is left out where the score is 0.
+    attention over a signal, it is not in the map either. Where the target is a logit and the net is
+    made of these, ReLUs and pooling, s = Σ x ∂s/∂x + Σ b ∂s/∂b; the relative gap to this, logged
+    beside the map, tells of biases that were not seen: of layers that run more than once, of
+    functions, of other activations, of layer normalisation; and of targets that are not a logit,
+    such as the margin. It is left out where the score is 0.
 
     Passes: 1 forward and backward, shared with every method that looks at the clean input.
     Good for: convolutional nets with ReLU: what all layers say, in one fine map.
